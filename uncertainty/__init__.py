@@ -1,0 +1,1 @@
+"""The science, numpy only: metrics, calibration, novelty and resampling."""

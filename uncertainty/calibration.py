@@ -50,4 +50,6 @@ def _between(scores: NDArray[np.float64], grid: NDArray[np.float64], right: NDAr
     upper = np.clip(right, 1, grid.size - 1)
     low, high = grid[upper - 1], grid[upper]
     beyond = (scores > low).astype(np.float64)  # the answer where the grid ends in a run of ties
-    return upper - 1 + np.clip(np.divide(scores - low, high - low, out=beyond, where=high > low), 0.0, 1.0)
+    fraction = np.divide(scores - low, high - low, out=beyond, where=high > low)
+    position: NDArray[np.float64] = upper - 1 + np.clip(fraction, 0.0, 1.0)
+    return position
