@@ -11,7 +11,7 @@ from uncertainty.checks import Integers, require_vector
 
 @dataclass(frozen=True)
 class Interval:
-    """Bounds of a statistic, from `repetitions` resamples, `skipped` of them left out because it was undefined there."""
+    """Bounds of a statistic over `repetitions` resamples, less the `skipped` ones on which it is undefined."""
 
     low: float
     high: float

@@ -68,7 +68,8 @@ def novelty(model: NoveltyModel, embeddings: Floats) -> NDArray[np.float64]:
     for start in range(0, whitened.shape[0], BLOCK):
         part = slice(start, start + BLOCK)
         nearest[part] = np.min(squares - 2.0 * whitened[part] @ model.centroids.T, axis=1)
-    return np.maximum(nearest + np.sum(whitened**2, axis=1), 0.0)
+    distance: NDArray[np.float64] = np.maximum(nearest + np.sum(whitened**2, axis=1), 0.0)
+    return distance
 
 
 def ledoit_wolf(covariance: NDArray[np.float64], fourth: float, count: int) -> float:
@@ -104,8 +105,8 @@ def _spread(embeddings: Floats, labels: Integers) -> _Spread:
 
 
 def _shrink(covariance: NDArray[np.float64], amount: float) -> NDArray[np.float64]:
-    dimension = covariance.shape[0]
-    return (1.0 - amount) * covariance + amount * np.trace(covariance) / dimension * np.eye(dimension)
+    target = np.eye(covariance.shape[0]) * (np.trace(covariance) / covariance.shape[0])
+    return (1.0 - amount) * covariance + amount * target
 
 
 def _inverse_root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
