@@ -1,0 +1,93 @@
+# Everything candor does from a clone. Needs GNU make, Python >= 3.11 and a package index; brings its own uv.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+UV := $(or $(shell uv --version >/dev/null 2>&1 && command -v uv),.venv/uv/bin/uv)
+
+# What the stages take: `make reproduce DATA=path EPOCHS=1 LIMIT=2000`, `make serve ARGS="--port 9000"`, `make serve GPU=1`.
+ARGS ?=
+PYTEST_ARGS ?=
+DATA ?= ../shared/data
+OUT ?= build/reproduce
+EPOCHS ?=
+LIMIT ?=
+RUNTIME := $(if $(GPU),gpu,cpu)
+SERVE := .venv/serve$(if $(GPU),-gpu)
+DEV := .venv/dev
+
+CODE := candor.py models uncertainty service scripts tests $(wildcard benchmarks)
+
+.PHONY: help serve test check format reproduce bench requirements image clean
+
+help: ## List what make can do
+	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
+
+serve: $(SERVE)/.ready ## Serve the bundle over HTTP (ARGS="--help" for options, GPU=1 for the CUDA runtime)
+	@echo "==> candor serve $(ARGS)"
+	@exec $(SERVE)/bin/candor serve $(ARGS)
+
+test: $(DEV)/.ready ## Run the tests (PYTEST_ARGS="-k name")
+	@echo "==> pytest $(PYTEST_ARGS)"
+	@$(DEV)/bin/pytest $(PYTEST_ARGS)
+
+check: $(DEV)/.ready ## Check format, lint, types and the direction of imports
+	@echo "==> ruff format --check"
+	@$(DEV)/bin/ruff format --check .
+	@echo "==> ruff check"
+	@$(DEV)/bin/ruff check .
+	@echo "==> mypy --strict"
+	@$(DEV)/bin/mypy
+	@echo "==> lint-imports"
+	@$(DEV)/bin/lint-imports
+
+format: $(DEV)/.ready ## Rewrite the code in the format that check asks for
+	@$(DEV)/bin/ruff check --fix .
+	@$(DEV)/bin/ruff format .
+
+reproduce: $(DEV)/.ready ## Train, evaluate and export a bundle from images (DATA, OUT, EPOCHS, LIMIT)
+	@echo "==> candor reproduce: $(DATA) -> $(OUT)"
+	@$(DEV)/bin/candor reproduce --data $(DATA) --out $(OUT) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)
+
+bench: $(DEV)/.ready ## Measure the server beside a bare loop of decode and inference
+	@echo "==> benchmarks.serving $(ARGS)"
+	@$(DEV)/bin/python -m benchmarks.serving $(ARGS)
+
+image: ## Build the container image (GPU=1 for the CUDA one; ENGINE=podman)
+	$(or $(ENGINE),docker) build --target $(RUNTIME) --tag candor:$(RUNTIME) .
+
+clean: ## Remove environments and caches, never data or bundles
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# --- Environments: made once, made again when their pins change ------------------------------------------------------
+
+.venv/uv/bin/uv:
+	@echo "==> Installing uv into .venv/uv"
+	@$(PYTHON) -m venv .venv/uv
+	@.venv/uv/bin/python -m pip install --quiet --require-hashes --requirement requirements/build.txt
+
+.venv/serve/.ready: requirements/serve-cpu.txt
+.venv/serve-gpu/.ready: requirements/serve-gpu.txt
+.venv/dev/.ready: requirements/dev.txt
+
+.venv/%/.ready: pyproject.toml requirements/build.txt | $(UV)
+	@echo "==> Making the environment .venv/$*"
+	@$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv/$*
+	@$(UV) pip sync --quiet --python .venv/$* --require-hashes $(filter-out %/build.txt,$(filter requirements/%,$^))
+	@$(UV) pip install --quiet --python .venv/$* --no-deps --build-constraints requirements/build.txt --editable .
+	@touch $@
+
+# --- Pins ------------------------------------------------------------------------------------------------------------
+
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	--no-emit-index-url --custom-compile-command "make requirements" $(if $(UPGRADE),--upgrade)
+
+requirements: | $(UV) ## Compile requirements/*.txt from pyproject.toml (UPGRADE=1 moves every pin)
+	$(COMPILE) --group build --output-file requirements/build.txt
+	$(COMPILE) pyproject.toml --extra cpu --extra train --group dev --output-file requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra cpu --output-file requirements/serve-cpu.txt
+	$(COMPILE) pyproject.toml --extra gpu --output-file requirements/serve-gpu.txt
+	$(COMPILE) pyproject.toml --extra cpu --extra train --output-file requirements/train.txt
