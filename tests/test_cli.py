@@ -1,0 +1,105 @@
+"""The console command: what it lists, how it finds a stage, and what it says when it cannot."""
+
+import ast
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import candor
+
+
+def write_stage(folder: Path, name: str, body: str) -> candor.Command:
+    (folder / f"{name}.py").write_text(body)
+    return candor.Command("a-stage", name, "a stage made for a test")
+
+
+def defines_main(path: Path) -> bool:
+    return any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in ast.parse(path.read_text()).body)
+
+
+def test_help_lists_every_command_and_its_summary(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        candor.main(["--help"])
+
+    text = " ".join(capsys.readouterr().out.split())
+    assert exit_info.value.code == 0
+    assert len(candor.COMMANDS) > 5
+    for command in candor.COMMANDS:
+        assert f"{command.name} {command.summary}" in text
+
+
+def test_every_stage_in_scripts_is_a_command_and_every_command_has_its_file(repository: Path) -> None:
+    stages = {f"scripts.{path.stem}" for path in (repository / "scripts").glob("*.py") if defines_main(path)}
+
+    assert {command.module for command in candor.COMMANDS} == stages | {"service.main"}
+    assert defines_main(repository / "service" / "main.py")
+
+
+def test_a_stage_is_called_after_its_module() -> None:
+    for command in candor.COMMANDS:
+        assert command.module in {"service.main", f"scripts.{command.name.replace('-', '_')}"}
+
+
+def test_version_is_the_one_of_the_package(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    declared = tomllib.loads((repository / "pyproject.toml").read_text())["project"]["version"]
+
+    with pytest.raises(SystemExit) as exit_info:
+        candor.main(["--version"])
+
+    assert exit_info.value.code == 0
+    assert capsys.readouterr().out == f"candor {declared}\n"
+
+
+@pytest.mark.parametrize("argv", [[], ["no-such-stage"], ["--no-such-option"]])
+def test_anything_else_is_a_usage_error(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        candor.main(argv)
+
+    assert exit_info.value.code == 2
+    assert "usage: candor" in capsys.readouterr().err
+
+
+def test_arguments_after_the_command_reach_the_stage_untouched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    stage = write_stage(tmp_path, "echoing_stage", "def main(argv):\n    print(argv)\n")
+    monkeypatch.setattr(candor, "COMMANDS", (stage,))
+
+    candor.main(["a-stage", "--help", "--version", "x"])
+
+    assert capsys.readouterr().out == "['--help', '--version', 'x']\n"
+
+
+@pytest.mark.parametrize(
+    ("package", "extra"),
+    [("torch.nn", "candor[train]"), ("timm", "candor[train]"), ("onnxruntime", "candor[cpu]")],
+)
+def test_a_missing_extra_is_named_with_the_command_that_installs_it(
+    package: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, package.partition(".")[0], None)
+    stage = write_stage(tmp_path, f"stage_without_{package.partition('.')[0]}", f"import {package}\n")
+
+    with pytest.raises(SystemExit) as exit_info:
+        candor.run(stage, [])
+
+    assert f"pip install '{extra}'" in str(exit_info.value.code)
+
+
+def test_a_missing_package_of_no_extra_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    stage = write_stage(tmp_path, "stage_with_a_typing_error", "import no_such_package_anywhere\n")
+
+    with pytest.raises(ModuleNotFoundError, match="no_such_package_anywhere"):
+        candor.run(stage, [])
+
+
+def test_every_package_of_an_extra_is_one_the_extra_installs(repository: Path) -> None:
+    extras = tomllib.loads((repository / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+    for package, extra in candor.EXTRAS.items():
+        assert any(requirement.startswith(f"{package}>=") for requirement in extras[extra]), package
