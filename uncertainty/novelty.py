@@ -106,7 +106,8 @@ def _spread(embeddings: Floats, labels: Integers) -> _Spread:
 
 def _shrink(covariance: NDArray[np.float64], amount: float) -> NDArray[np.float64]:
     target = np.eye(covariance.shape[0]) * (np.trace(covariance) / covariance.shape[0])
-    return (1.0 - amount) * covariance + amount * target
+    shrunk: NDArray[np.float64] = (1.0 - amount) * covariance + amount * target
+    return shrunk
 
 
 def _inverse_root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
