@@ -10,7 +10,7 @@ from PIL import Image
 
 Interpolation = Literal["bicubic", "bilinear", "nearest", "lanczos"]
 
-_RESAMPLING = {
+RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
     "nearest": Image.Resampling.NEAREST,
@@ -44,7 +44,7 @@ def preprocess(image: Image.Image, config: Preprocessing) -> NDArray[np.uint8]:
     else:
         target = (int(short_side * width / height), short_side)
     if target != image.size:
-        image = image.resize(target, _RESAMPLING[config.interpolation])
+        image = image.resize(target, RESAMPLING[config.interpolation])
     left = int(round((target[0] - config.size) / 2.0))
     top = int(round((target[1] - config.size) / 2.0))
     cropped = image.crop((left, top, left + config.size, top + config.size))

@@ -1,0 +1,176 @@
+"""A backbone: any timm image model, its preprocessing and its classes, kept as safetensors beside a JSON description."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from models.preprocess import Preprocessing
+
+WEIGHTS_FILE = "backbone.safetensors"
+DESCRIPTION_FILE = "backbone.json"
+
+
+class BackboneError(ValueError):
+    """A backbone that cannot be made or loaded; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A timm module in evaluation mode, with what is needed to feed it and to read its logits.
+
+    `classes` are those of its classifier; `training` says on what data and terms it was trained.
+    """
+
+    name: str
+    args: Mapping[str, Any]
+    module: nn.Module
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """`sha256:...` over weights, architecture and preprocessing: equal hashes give equal representations."""
+        digest = hashlib.sha256()
+        digest.update(json.dumps([self.name, dict(self.args), asdict(self.preprocessing)], sort_keys=True).encode())
+        for key, value in sorted(self.module.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return "sha256:" + digest.hexdigest()
+
+
+def create_backbone(
+    name: str,
+    *,
+    classes: tuple[str, ...],
+    args: Mapping[str, Any] | None = None,
+    preprocessing: Preprocessing | None = None,
+    pretrained: bool = False,
+) -> Backbone:
+    """Build a timm model with a classifier over `classes`.
+
+    Without `preprocessing`, the model's own evaluation settings of timm are used. With `pretrained`, timm downloads the
+    weights, and the original classifier is kept where it has as many classes.
+
+    Raises:
+        BackboneError: when timm does not know the model or refuses its arguments.
+    """
+    args = dict(args or {})
+    try:
+        module = timm.create_model(name, pretrained=pretrained, num_classes=len(classes), **args)
+    except (RuntimeError, TypeError, AssertionError, ValueError) as error:
+        raise BackboneError(f"timm cannot build {name!r} with {args}: {error}") from error
+    return Backbone(name, args, module.eval(), preprocessing or _timm_preprocessing(module), classes)
+
+
+def represent(module: nn.Module, images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Pooled pre-logits e of uint8 images: (b, h, w, 3) -> (b, d), not normalised."""
+    mean = torch.tensor(preprocessing.mean, device=images.device)
+    std = torch.tensor(preprocessing.std, device=images.device)
+    pixels = (images.float() / 255 - mean) / std  # (b, h, w, 3)
+    features = module.forward_features(pixels.permute(0, 3, 1, 2))  # type: ignore[operator]
+    return module.forward_head(features, pre_logits=True)  # type: ignore[operator, no-any-return]
+
+
+def classify(module: nn.Module, representation: Tensor) -> Tensor:
+    """Logits of representations: (b, d) -> (b, c)."""
+    return module.get_classifier()(representation)  # type: ignore[operator, no-any-return]
+
+
+def save_backbone(backbone: Backbone, folder: Path) -> None:
+    """Write the weights and the description."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {key: value.detach().cpu().contiguous() for key, value in backbone.module.state_dict().items()}
+    save_file(state, folder / WEIGHTS_FILE)
+    description = {
+        "name": backbone.name,
+        "args": dict(backbone.args),
+        "preprocessing": asdict(backbone.preprocessing),
+        "classes": list(backbone.classes),
+        "training": dict(backbone.training),
+        "hash": backbone.hash,
+    }
+    (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n")
+
+
+def load_backbone(folder: Path) -> Backbone:
+    """Read a backbone folder.
+
+    Raises:
+        BackboneError: when a file is missing, or the weights are not those the description was written for.
+    """
+    try:
+        description = json.loads((folder / DESCRIPTION_FILE).read_text())
+        state = load_file(folder / WEIGHTS_FILE)
+    except FileNotFoundError as error:
+        raise BackboneError(
+            f"{folder} is no backbone: {error.filename} is missing; make one with `candor train-backbone` "
+            "or `candor import-backbone`"
+        ) from error
+    fields = description["preprocessing"]
+    preprocessing = Preprocessing(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
+    backbone = create_backbone(
+        description["name"],
+        classes=tuple(description["classes"]),
+        args=_tuples(description["args"]),
+        preprocessing=preprocessing,
+    )
+    backbone.module.load_state_dict(state)
+    loaded = Backbone(
+        backbone.name, backbone.args, backbone.module, preprocessing, backbone.classes, description["training"]
+    )
+    if loaded.hash != description["hash"]:
+        raise BackboneError(f"{folder}: {WEIGHTS_FILE} does not belong to {DESCRIPTION_FILE}; train or import it again")
+    return loaded
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Weights by name from `.safetensors`, `.pth`/`.pt`/`.bin` (tensors only, nothing is unpickled), or `.npz`.
+
+    In an `.npz`, `NAME|q` int8 beside `NAME|s` scales is de-quantised per output channel.
+    """
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            return {key: torch.from_numpy(value) for key, value in _dequantised(dict(arrays.items())).items()}
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("state_dict", "model"):
+        state = state.get(key, state)
+    return dict(state)
+
+
+def _dequantised(arrays: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    state = {}
+    for key, value in arrays.items():
+        if key.endswith("|q"):
+            scale = arrays[key.removesuffix("q") + "s"]
+            state[key.removesuffix("|q")] = value.astype(np.float32) * scale.reshape(-1, *[1] * (value.ndim - 1))
+        elif not key.endswith("|s"):
+            state[key] = value
+    return state
+
+
+def _timm_preprocessing(module: nn.Module) -> Preprocessing:
+    config = timm.data.resolve_model_data_config(module)
+    return Preprocessing(
+        size=config["input_size"][-1],
+        crop_pct=config["crop_pct"],
+        interpolation=config["interpolation"],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )
+
+
+def _tuples(args: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no tuples, and some timm models want them."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in args.items()}

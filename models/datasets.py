@@ -1,0 +1,197 @@
+"""One way to read labelled images, whatever holds them: an image folder, packed `.npz` shards, or a torchvision set.
+
+A data set is named by a spec, `LOCATION` or `LOCATION@CLASSES`:
+
+    photos/                                     a folder with one sub-folder of images per class
+    tiny/train-*.npz                            packed shards (a glob), all with the same classes
+    torchvision:CIFAR10?train=false             any classification set of torchvision, under the `--download-root`
+    cub.npz@50-99                               only classes 50 to 99, in that order
+    tiny/val.npz@splits.json:upstream           only the classes that splits.json lists under "upstream"
+    a.npz+b.npz                                 several with the same classes, one after the other
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
+DOWNLOAD_ROOT = Path("data")
+
+
+class DatasetError(ValueError):
+    """A data set that cannot be read as named; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled images, decoded one at a time.
+
+    `labels` is (n,) int64, indices into `classes`; `image(i)` decodes image i to RGB; `fingerprint` changes with content.
+    """
+
+    name: str
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    image: Callable[[int], Image.Image]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return int(self.labels.size)
+
+
+def open_dataset(spec: str) -> Dataset:
+    """Open a data set by its spec (see the module).
+
+    Raises:
+        DatasetError: when nothing is there, the format is unknown, or a class does not exist.
+    """
+    location, _, classes = spec.partition("@")
+    parts = [_open_location(part) for part in location.split("+")]
+    whole = concatenate(parts, name=spec)
+    return select_classes(whole, _parse_classes(classes, whole.classes), name=spec) if classes else whole
+
+
+def concatenate(parts: Sequence[Dataset], name: str) -> Dataset:
+    """Data sets of the same classes, one after the other."""
+    first = parts[0]
+    if any(part.classes != first.classes for part in parts):
+        raise DatasetError(f"{name}: the parts do not have the same classes; open them as separate data sets")
+    ends = np.cumsum([len(part) for part in parts])
+
+    def image(index: int) -> Image.Image:
+        part = int(np.searchsorted(ends, index, side="right"))
+        return parts[part].image(index - int(ends[part - 1]) if part else index)
+
+    labels = np.concatenate([part.labels for part in parts])
+    return Dataset(name, labels, first.classes, image, _digest(*(part.fingerprint for part in parts)))
+
+
+def select(dataset: Dataset, index: NDArray[np.int64]) -> Dataset:
+    """The images at `index` (m,), in that order."""
+    index = np.asarray(index, dtype=np.int64)
+    return Dataset(
+        dataset.name,
+        dataset.labels[index],
+        dataset.classes,
+        lambda i: dataset.image(int(index[i])),
+        _digest(dataset.fingerprint, index.tobytes()),
+    )
+
+
+def select_classes(dataset: Dataset, classes: Sequence[str], name: str) -> Dataset:
+    """Only the images of `classes`, whose labels become their positions in that list."""
+    position = {c: i for i, c in enumerate(classes)}
+    new_label = np.array([position.get(c, -1) for c in dataset.classes], dtype=np.int64)
+    kept = select(dataset, np.flatnonzero(new_label[dataset.labels] >= 0))
+    digest = _digest(kept.fingerprint, *classes)
+    return Dataset(name, new_label[kept.labels], tuple(classes), kept.image, digest)
+
+
+def limited_index(count: int, limit: int | None, seed: int = 0) -> NDArray[np.int64]:
+    """Positions of at most `limit` of `count` images, drawn at random without replacement and in ascending order."""
+    if limit is None or limit >= count:
+        return np.arange(count, dtype=np.int64)
+    return np.sort(np.random.default_rng(seed).permutation(count)[:limit])
+
+
+def _open_location(location: str) -> Dataset:
+    if location.startswith("torchvision:"):
+        return _torchvision(location)
+    if Path(location).is_dir():
+        return _folder(Path(location))
+    paths = sorted(glob(location))
+    if not paths:
+        raise DatasetError(f"{location}: no such folder or file")
+    if any(Path(path).suffix != ".npz" for path in paths):
+        raise DatasetError(f"{location}: expected a folder of class folders, packed .npz files or torchvision:NAME")
+    return concatenate([_packed(Path(path)) for path in paths], name=location)
+
+
+def _packed(path: Path) -> Dataset:
+    """Encoded images end to end in `blob`, cut at `offsets` (n + 1,), with `labels` (n,) and `classes`."""
+    with np.load(path, allow_pickle=False) as arrays:
+        missing = {"blob", "offsets", "labels", "classes"} - set(arrays.files)
+        if missing:
+            raise DatasetError(f"{path}: packed images need the arrays {', '.join(sorted(missing))}")
+        blob, offsets = arrays["blob"], arrays["offsets"]
+        labels, classes = arrays["labels"].astype(np.int64), tuple(str(c) for c in arrays["classes"])
+
+    def image(index: int) -> Image.Image:
+        return _rgb(io.BytesIO(blob[offsets[index] : offsets[index + 1]].tobytes()))
+
+    return Dataset(str(path), labels, classes, image, _digest(blob.tobytes(), labels.tobytes(), *classes))
+
+
+def _folder(root: Path) -> Dataset:
+    classes = tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir()))
+    files = [
+        (path, label)
+        for label, name in enumerate(classes)
+        for path in sorted((root / name).rglob("*"))
+        if path.suffix.lower() in IMAGE_SUFFIXES
+    ]
+    if not files:
+        raise DatasetError(f"{root}: no images; expected one sub-folder of images per class")
+    labels = np.array([label for _, label in files], dtype=np.int64)
+    digest = _digest(*(f"{path.relative_to(root)} {path.stat().st_size}" for path, _ in files))
+    return Dataset(str(root), labels, classes, lambda i: _rgb(files[i][0]), digest)
+
+
+def _torchvision(location: str) -> Dataset:
+    import torchvision
+
+    name, _, query = location.removeprefix("torchvision:").partition("?")
+    maker = getattr(torchvision.datasets, name, None)
+    if maker is None:
+        raise DatasetError(f"{location}: torchvision has no data set {name!r}")
+    options: dict[str, Any] = {key: {"true": True, "false": False}.get(v, v) for key, v in parse_qsl(query)}
+    source = maker(**{"root": str(DOWNLOAD_ROOT), "download": True, **options})
+    targets = next((getattr(source, key) for key in ("targets", "_labels", "labels") if hasattr(source, key)), None)
+    labels = np.asarray(targets if targets is not None else [label for _, label in source], dtype=np.int64)
+    classes = tuple(map(str, getattr(source, "classes", range(int(labels.max()) + 1))))
+
+    def image(index: int) -> Image.Image:
+        return _upright(source[index][0])
+
+    return Dataset(location, labels, classes, image, _digest(location, labels.tobytes()))
+
+
+def _parse_classes(text: str, known: tuple[str, ...]) -> list[str]:
+    if ".json:" in text:
+        path, _, key = text.rpartition(":")
+        chosen = [str(c) for c in json.loads(Path(path).read_text())[key]]
+        unknown = sorted(set(chosen) - set(known))
+        if unknown:
+            raise DatasetError(f"{text}: no such classes in the data: {', '.join(unknown[:5])}")
+        return chosen
+    try:
+        ranges = [[int(end) for end in part.split("-")] for part in text.split(",")]
+        return [known[i] for ends in ranges for i in range(ends[0], ends[-1] + 1)]
+    except (ValueError, IndexError) as error:
+        raise DatasetError(f"@{text}: expected ranges within 0-{len(known) - 1}, or FILE.json:KEY") from error
+
+
+def _rgb(source: Path | io.BytesIO) -> Image.Image:
+    with Image.open(source) as image:
+        return _upright(image)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def _digest(*parts: str | bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(hashlib.sha256(part.encode() if isinstance(part, str) else part).digest())
+    return digest.hexdigest()

@@ -1,0 +1,228 @@
+"""Cached representations: what a frozen backbone says of a data set, computed once and read as a memory map.
+
+A folder holds `representations.npy` (1 + k, n, d), view 0 clean and views 1..k augmented; `labels.npy` (n,); `index.npy`
+(n,), the images' positions in the data set; and `cache.json`, which says what they were made from and how far it got.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from tqdm import tqdm
+
+from models.augment import Augmentation, view
+from models.backbone import Backbone, represent
+from models.datasets import Dataset, select
+from models.graph import export_graph, open_graph
+from models.preprocess import Preprocessing
+
+ARRAY_FILE = "representations.npy"
+DESCRIPTION_FILE = "cache.json"
+
+
+class CacheError(ValueError):
+    """A cache that must not be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Representations:
+    """Cached pooled pre-logits: `views` is (1 + k, n, d), view 0 clean; `labels` and `index` are (n,)."""
+
+    views: NDArray[np.floating]
+    labels: NDArray[np.int64]
+    index: NDArray[np.int64]
+    description: dict[str, Any]
+
+    @property
+    def clean(self) -> NDArray[np.floating]:
+        """(n, d), the representations of the evaluation view."""
+        return self.views[0]
+
+
+class Views(TorchDataset[Tensor]):
+    """Item j is a (size, size, 3) uint8 view: of image `images[j]`, number `numbers[j]`."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        images: NDArray[np.int64],
+        numbers: NDArray[np.int64],
+        augmentation: Augmentation,
+        preprocessing: Preprocessing,
+    ) -> None:
+        self._dataset, self._images, self._numbers = dataset, images, numbers
+        self._augmentation, self._preprocessing = augmentation, preprocessing
+
+    def __len__(self) -> int:
+        return int(self._images.size)
+
+    def __getitem__(self, item: int) -> Tensor:
+        index = int(self._images[item])
+        image = self._dataset.image(index)
+        number = int(self._numbers[item])
+        return torch.from_numpy(np.array(view(image, index, number, self._augmentation, self._preprocessing)))
+
+
+def cache_representations(
+    backbone: Backbone,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    augmented_views: int = 0,
+    augmentation: Augmentation | None = None,
+    index: NDArray[np.int64] | None = None,
+    dtype: Literal["float16", "float32"] = "float16",
+    batch_size: int = 64,
+    workers: int = 2,
+    device: str = "cpu",
+) -> Representations:
+    """Compute what the folder does not hold yet, and open it.
+
+    Args:
+        index: (n,), which images of the data set; all of them by default.
+
+    Raises:
+        CacheError: when the folder was made from anything else, or a value does not fit the dtype.
+    """
+    augmentation = augmentation or Augmentation()
+    index = np.arange(len(dataset), dtype=np.int64) if index is None else index
+    description = {
+        "backbone_hash": backbone.hash,
+        "dataset": dataset.name,
+        "fingerprint": select(dataset, index).fingerprint,
+        "classes": list(dataset.classes),
+        "views": 1 + augmented_views,
+        "augmentation": asdict(augmentation),
+        "dtype": dtype,
+    }
+    done = _prepare(folder, description, dataset.labels[index], index)
+    total = (1 + augmented_views) * index.size
+    if done < total:
+        numbers, images = np.divmod(np.arange(done, total), index.size)
+        views = Views(dataset, index[images], numbers, augmentation, backbone.preprocessing)
+        _fill(backbone, views, folder, description, (1 + augmented_views, index.size), done, batch_size, workers, device)
+    return load_representations(folder, backbone.hash)
+
+
+def load_representations(folder: Path, backbone_hash: str) -> Representations:
+    """Open a finished cache.
+
+    Raises:
+        CacheError: when it is missing, unfinished, or was made with another backbone or preprocessing.
+    """
+    path = folder / DESCRIPTION_FILE
+    if not path.is_file():
+        raise CacheError(f"{folder} holds no representations; make them with `candor cache-representations`")
+    description = json.loads(path.read_text())
+    if description["backbone_hash"] != backbone_hash:
+        raise CacheError(
+            f"{folder} was made with backbone and preprocessing {description['backbone_hash'][:19]}, "
+            f"not with {backbone_hash[:19]}; cache it again in another folder"
+        )
+    labels, index = np.load(folder / "labels.npy"), np.load(folder / "index.npy")
+    if description["done"] < description["views"] * index.size:
+        raise CacheError(f"{folder} is unfinished; run `candor cache-representations` again and it goes on")
+    return Representations(np.load(folder / ARRAY_FILE, mmap_mode="r"), labels, index, description)
+
+
+class _Representing(nn.Module):
+    """A backbone as a module from uint8 images to representations."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.module, self._preprocessing = backbone.module, backbone.preprocessing
+
+    def forward(self, image: Tensor) -> Tensor:
+        return represent(self.module, image, self._preprocessing)
+
+
+def representer(backbone: Backbone, device: str) -> Callable[[Tensor], NDArray[np.float32]]:
+    """A function from (b, h, w, 3) uint8 to (b, d) representations by the frozen backbone, in evaluation mode.
+
+    On a CPU it runs as an ONNX graph, which is several times faster there; elsewhere in torch.
+    """
+    module = _Representing(backbone).eval()
+    if device == "cpu":
+        side = backbone.preprocessing.size
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "representations.onnx"
+            export_graph(module, torch.zeros(2, side, side, 3, dtype=torch.uint8), path, ["representation"])
+            run = open_graph(path, batch_size=8)
+        return lambda images: run(images.numpy())[0]
+    module = module.to(device)
+
+    def represented(images: Tensor) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            values: NDArray[np.float32] = module(images.to(device)).float().cpu().numpy()
+        return values
+
+    return represented
+
+
+def _prepare(
+    folder: Path, description: dict[str, Any], labels: NDArray[np.int64], index: NDArray[np.int64]
+) -> int:
+    """Number of rows the folder already holds; a new folder is started."""
+    path = folder / DESCRIPTION_FILE
+    if path.is_file():
+        found = json.loads(path.read_text())
+        differing = [key for key, value in description.items() if found.get(key) != value]
+        if differing:
+            raise CacheError(f"{folder} was made with another {', '.join(differing)}; choose another folder")
+        return int(found["done"])
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "labels.npy", labels)
+    np.save(folder / "index.npy", index)
+    return 0
+
+
+def _fill(
+    backbone: Backbone,
+    views: Views,
+    folder: Path,
+    description: dict[str, Any],
+    shape: tuple[int, int],
+    done: int,
+    batch_size: int,
+    workers: int,
+    device: str,
+) -> None:
+    loader = DataLoader(views, batch_size=batch_size, num_workers=workers)
+    represented = representer(backbone, device)
+    rows: NDArray[np.floating] | None = None
+    with tqdm(total=shape[0] * shape[1], initial=done, desc=f"cache {folder.name}", unit="img") as bar:
+        for number, images in enumerate(loader):
+            values = represented(images)  # (b, d)
+            if description["dtype"] == "float16" and np.abs(values).max() > np.finfo(np.float16).max:
+                raise CacheError(f"{folder}: representations exceed float16; cache with --dtype float32")
+            if rows is None:
+                rows = _open_array(folder / ARRAY_FILE, (*shape, values.shape[1]), description["dtype"])
+                rows = rows.reshape(-1, values.shape[1])  # ((1 + k) n, d)
+            rows[done : done + len(values)] = values
+            done += len(values)
+            bar.update(len(values))
+            if number % 64 == 63 or done == len(rows):
+                rows.flush()  # type: ignore[attr-defined]
+                _write_json(folder / DESCRIPTION_FILE, {**description, "done": done})
+
+
+def _open_array(path: Path, shape: tuple[int, ...], dtype: str) -> "np.memmap[Any, Any]":
+    if path.is_file():
+        return np.lib.format.open_memmap(path, mode="r+")
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    """Replace the file in one step, so that a kill leaves the old or the new one."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(path)
