@@ -135,7 +135,7 @@ def load_bundle(path: Path) -> Bundle:
     """Read and verify a bundle folder.
 
     Raises:
-        BundleError: when a file is missing, the manifest breaks the schema, or the graph is not the one it was made with.
+        BundleError: when a file is missing, the manifest breaks the schema, or the graph is not the one it describes.
     """
     manifest_path, graph_path = path / MANIFEST_FILE, path / GRAPH_FILE
     for file in (manifest_path, graph_path):
@@ -145,7 +145,9 @@ def load_bundle(path: Path) -> Bundle:
         manifest = Manifest.model_validate_json(manifest_path.read_bytes())
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise BundleError(f"{manifest_path} breaks the schema of format {FORMAT_VERSION}: {problems}") from error
+        raise BundleError(
+            f"{manifest_path} breaks the schema of format {FORMAT_VERSION}: {problems}; export the bundle again"
+        ) from error
     if file_sha256(graph_path) != manifest.graph_sha256:
         raise BundleError(f"{graph_path} is not the graph {MANIFEST_FILE} describes; export the bundle again")
     return Bundle(path, manifest)
