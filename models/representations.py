@@ -150,14 +150,13 @@ def representer(backbone: Backbone, device: str) -> Callable[[Tensor], NDArray[n
 
     On a CPU it runs as an ONNX graph, which is several times faster there; elsewhere in torch.
     """
-    module = _Representing(backbone).eval()
     if device == "cpu":
-        side = backbone.preprocessing.size
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "representations.onnx"
-            export_graph(module, torch.zeros(2, side, side, 3, dtype=torch.uint8), path, ["representation"])
+            export_representer(backbone, path)
             run = open_graph(path, batch_size=8)
         return lambda images: run(images.numpy())[0]
+    module = _Representing(backbone).eval()
     module = module.to(device)
 
     def represented(images: Tensor) -> NDArray[np.float32]:
@@ -166,6 +165,13 @@ def representer(backbone: Backbone, device: str) -> Callable[[Tensor], NDArray[n
         return values
 
     return represented
+
+
+def export_representer(backbone: Backbone, path: Path) -> None:
+    """Write the frozen backbone as an ONNX graph from uint8 (b, h, w, 3) to `representation` (b, d)."""
+    side = backbone.preprocessing.size
+    example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
+    export_graph(_Representing(backbone), example, path, ["representation"])
 
 
 def _prepare(

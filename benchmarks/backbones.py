@@ -1,0 +1,111 @@
+"""Which backbone at which input size: short equal trainings, judged on classes never seen, beside their cost on one core.
+
+    python -m benchmarks.backbones --data ../shared/data --work runs/backbones --out benchmarks/results/backbones.json
+
+Each candidate sees the same images for the same number of epochs; a head is then trained on held-out images of the upstream
+classes, and R@1 and R-AUROC are measured on the 20 validation classes. The cost is that of the representation at batch 1 in
+onnxruntime on one thread. A candidate already in the result file is not run again.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.backbone import Backbone, load_backbone
+from models.datasets import limited_index, open_dataset
+from models.graph import open_graph
+from models.representations import Representations, cache_representations, export_representer
+from scripts import train_backbone
+from scripts.common import write_json
+from scripts.train_head import HeadTraining, joined, predict, train_head
+from uncertainty.metrics import r_auroc, recall_at_1
+from uncertainty.neighbours import nearest_neighbour
+
+HALF_WIDTH = {"channels": [32, 64, 128, 256]}
+CANDIDATES: list[tuple[str, dict[str, object], int]] = [
+    ("resnet18", HALF_WIDTH, 64),
+    ("regnetx_002", {}, 96),
+    ("resnet18", HALF_WIDTH, 128),
+    ("fasternet_t0", {}, 96),
+    ("mobilenetv4_conv_small", {}, 96),
+    ("convnext_atto", {"patch_size": 2}, 64),
+    ("resnet18", HALF_WIDTH, 96),
+]
+
+
+def main() -> None:
+    """Run every candidate that has no result yet."""
+    options = _arguments().parse_args()
+    results = json.loads(options.out.read_text()) if options.out.is_file() else {}
+    for model, args, size in CANDIDATES:
+        key = f"{model}-{'-'.join(map(str, args.get('channels', args.values())))}-{size}".replace("--", "-")
+        if key not in results:
+            results[key] = {"model": model, "args": args, "size": size, **_judge(key, model, args, size, options)}
+            write_json(options.out, results)
+            print(key, json.dumps(results[key]), flush=True)
+
+
+def _judge(key: str, model: str, args: dict[str, object], size: int, options: argparse.Namespace) -> dict[str, object]:
+    tiny, splits = options.data / "tiny-imagenet-200", Path("scripts/splits/tiny-imagenet.json")
+    folder = options.work / key
+    command = [model, "--args", json.dumps(args), "--size", str(size), "--epochs", str(options.epochs)]
+    command += ["--data", f"{tiny}/train-[0-7].npz@{splits}:upstream", "--out", str(folder)]
+    command += ["--limit", str(options.limit)] if options.limit else []
+    command += ["--teacher", str(options.teacher)] if options.teacher else []
+    started = time.process_time(), time.time()
+    train_backbone.main(command)
+    seconds = time.time() - started[1]
+    backbone = load_backbone(folder)
+    head_cache = _cache(backbone, f"{tiny}/train-8.npz@{splits}:upstream", folder / "cache-head", 8000, views=1)
+    unseen = _cache(backbone, f"{tiny}/train-*.npz@{splits}:validation", folder / "cache-unseen", 5000, views=0)
+    head, _ = train_head(*joined([head_cache], backbone, "retrieval"), HeadTraining())
+    clean = np.asarray(unseen.clean, dtype=np.float32)
+    correct = unseen.labels[nearest_neighbour(clean)[0]] == unseen.labels
+    return {
+        "parameters": sum(p.numel() for p in backbone.module.parameters()),
+        "dimension": clean.shape[1],
+        "train_seconds": seconds,
+        "cpu_ms": _cpu_ms(backbone, folder),
+        "recall_at_1": recall_at_1(unseen.labels, nearest_neighbour(clean)[0]),
+        "r_auroc": r_auroc(predict(head, clean), correct),
+    }
+
+
+def _cache(backbone: Backbone, spec: str, folder: Path, limit: int, views: int) -> Representations:
+    dataset = open_dataset(spec)
+    index = limited_index(len(dataset), limit)
+    return cache_representations(backbone, dataset, folder, augmented_views=views, index=index, workers=1)
+
+
+def _cpu_ms(backbone: Backbone, folder: Path, repetitions: int = 200) -> float:
+    """Median milliseconds of one image on one thread."""
+    export_representer(backbone, folder / "representations.onnx")
+    run = open_graph(folder / "representations.onnx", threads=1)
+    side = backbone.preprocessing.size
+    image = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
+    times = []
+    for _ in range(repetitions):
+        started = time.perf_counter()
+        run(image)
+        times.append(time.perf_counter() - started)
+    return 1000 * float(np.median(times))
+
+
+def _arguments() -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--data", type=Path, required=True, help="folder that holds tiny-imagenet-200/")
+    arguments.add_argument("--teacher", type=Path, help="cache of a teacher's representations of the upstream images")
+    arguments.add_argument("--epochs", type=int, default=1)
+    arguments.add_argument("--limit", type=int, help="images to train on, at most")
+    arguments.add_argument("--work", type=Path, required=True)
+    arguments.add_argument("--out", type=Path, required=True)
+    return arguments
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    main()

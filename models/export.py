@@ -1,0 +1,174 @@
+"""From backbone, head and calibration to a bundle: one ONNX graph, proven to agree with torch before it is kept."""
+
+import datetime
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import timm
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.backbone import Backbone, classify, represent
+from models.bundle import (
+    FORMAT_VERSION,
+    GRAPH_FILE,
+    MANIFEST_FILE,
+    BackboneSpec,
+    Bundle,
+    Manifest,
+    PreprocessingSpec,
+    Reference,
+    Training,
+    file_sha256,
+    load_bundle,
+)
+from models.calibration import Calibration
+from models.graph import export_graph, open_graph
+from models.heads import UncertaintyHead
+from uncertainty.metrics import spearman
+
+OUTPUTS = ("embedding", "uncertainty", "novelty", "class_entropy")
+BATCH_SIZES = (1, 3, 32)
+MAX_EMBEDDING_ERROR = 1e-4
+MAX_BATCH_DIFFERENCE = 1e-5
+MIN_SPEARMAN = 0.9999
+
+
+class ExportError(RuntimeError):
+    """A graph that does not say what the torch model says; the message gives the figures."""
+
+
+class ServedModel(nn.Module):
+    """Everything between uint8 pixels and the outputs of a bundle, as one module."""
+
+    whitening: Tensor
+    centroids: Tensor
+
+    def __init__(self, backbone: Backbone, head: UncertaintyHead, calibration: Calibration) -> None:
+        super().__init__()
+        self.module, self.head = backbone.module, head
+        self._preprocessing = backbone.preprocessing
+        self.register_buffer("whitening", torch.from_numpy(calibration.novelty_model.whitening).float())
+        self.register_buffer("centroids", torch.from_numpy(calibration.novelty_model.centroids).float())
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(b, h, w, 3) uint8 -> embedding (b, d) of unit norm; uncertainty, novelty and class entropy (b,) each."""
+        representation = represent(self.module, image, self._preprocessing)  # (b, d)
+        embedding = F.normalize(representation, dim=1)
+        offset = (embedding @ self.whitening).unsqueeze(1) - self.centroids  # (b, c, d)
+        novelty = offset.square().sum(dim=2).min(dim=1).values
+        log_probability = F.log_softmax(classify(self.module, representation), dim=1)
+        entropy = -(log_probability.exp() * log_probability).sum(dim=1)
+        return embedding, self.head(representation), novelty, entropy
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far the graph is from torch, and from itself at other batch sizes, over `images` images."""
+
+    images: int
+    max_embedding_error: float
+    max_batch_difference: float
+    min_uncertainty_spearman: float
+    max_novelty_relative_error: float
+
+
+def export_bundle(
+    backbone: Backbone,
+    head: UncertaintyHead,
+    calibration: Calibration,
+    images: NDArray[np.uint8],
+    folder: Path,
+    *,
+    name: str,
+    metrics: Mapping[str, Any],
+    provenance: Mapping[str, str],
+) -> Bundle:
+    """Write a bundle folder, after its graph has agreed with torch on `images` (n, h, w, 3).
+
+    Raises:
+        ExportError: where the two disagree by more than the limits above; the folder is left as it was.
+    """
+    model = ServedModel(backbone, head, calibration).eval()
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    export_graph(model, torch.from_numpy(images[:2]), partial / GRAPH_FILE, OUTPUTS)
+    parity = measure_parity(model, partial / GRAPH_FILE, images)
+    _require_parity(parity)
+    licence = str(backbone.training.get("licence", "unknown"))
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        name=name,
+        backbone=BackboneSpec(name=backbone.name, args=dict(backbone.args)),
+        preprocessing=PreprocessingSpec(**asdict(backbone.preprocessing)),
+        dimension=calibration.novelty_model.whitening.shape[0],
+        outputs=list(OUTPUTS),
+        graph_sha256=file_sha256(partial / GRAPH_FILE),
+        reference=Reference(
+            dataset=calibration.dataset,
+            count=calibration.count,
+            uncertainty=_rounded(calibration.uncertainty),
+            novelty=_rounded(calibration.novelty),
+        ),
+        training=Training(data=str(backbone.training["data"]), licence=licence, details=dict(backbone.training)),
+        calibration={"novelty_shrinkage": calibration.novelty_model.shrinkage},
+        metrics={**metrics, "parity": asdict(parity)},
+        versions=_versions(),
+        created=_timestamp(),
+        **provenance,
+    )
+    (partial / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+    return load_bundle(folder)
+
+
+def measure_parity(model: nn.Module, graph: Path, images: NDArray[np.uint8]) -> Parity:
+    """Compare the graph at each batch size with torch and with each other, on (n, h, w, 3) images."""
+    with torch.inference_mode():
+        expected = [output.numpy() for output in model(torch.from_numpy(images))]
+    found = [open_graph(graph, batch_size=size)(images) for size in BATCH_SIZES]
+    return Parity(
+        images=len(images),
+        max_embedding_error=max(float(np.abs(run[0] - expected[0]).max()) for run in found),
+        max_batch_difference=max(float(np.abs(run[0] - found[0][0]).max()) for run in found),
+        min_uncertainty_spearman=min(spearman(run[1], expected[1]) for run in found),
+        max_novelty_relative_error=max(float(np.abs(run[2] / expected[2] - 1).max()) for run in found),
+    )
+
+
+def _require_parity(parity: Parity) -> None:
+    if (
+        parity.max_embedding_error > MAX_EMBEDDING_ERROR
+        or parity.max_batch_difference > MAX_BATCH_DIFFERENCE
+        or parity.min_uncertainty_spearman < MIN_SPEARMAN
+    ):
+        raise ExportError(f"the ONNX graph disagrees with torch: {parity}")
+
+
+def _rounded(quantiles: NDArray[np.float64]) -> list[float]:
+    """Seven significant digits, more than float32 scores have."""
+    return [float(f"{value:.7g}") for value in quantiles]
+
+
+def _versions() -> dict[str, str]:
+    modules = {"torch": torch, "timm": timm, "onnx": onnx, "onnxruntime": onnxruntime, "numpy": np}
+    return {"python": platform.python_version(), **{name: str(m.__version__) for name, m in modules.items()}}
+
+
+def _timestamp() -> str:
+    """UTC, to the second; SOURCE_DATE_EPOCH fixes it for repeatable builds."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    now = datetime.datetime.fromtimestamp(int(epoch), datetime.UTC) if epoch else datetime.datetime.now(datetime.UTC)
+    return now.isoformat(timespec="seconds")

@@ -1,0 +1,71 @@
+"""Make a bundle of backbone, head and calibration: one ONNX graph that agrees with torch, and bundle.json.
+
+    candor export --backbone runs/backbone --head runs/head --calibration runs/calibration --data 'val.npz' \\
+        --evaluation runs/evaluation/results.json --name mine --out bundles/mine
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.backbone import load_backbone
+from models.calibration import load_calibration
+from models.datasets import limited_index, open_dataset
+from models.export import ExportError, export_bundle
+from models.heads import load_head
+from models.preprocess import preprocess
+from scripts.common import command_line, current_commit, log_to_stderr, parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the stage."""
+    options = _arguments().parse_args(argv)
+    backbone = load_backbone(options.backbone)
+    dataset = open_dataset(options.data)
+    index = limited_index(len(dataset), options.images)
+    images = np.stack([preprocess(dataset.image(int(i)), backbone.preprocessing) for i in index])  # (n, h, w, 3)
+    head = load_head(options.head, backbone.hash)
+    try:
+        bundle = export_bundle(
+            backbone,
+            head.module,
+            load_calibration(options.calibration, backbone.hash),
+            images,
+            options.out,
+            name=options.name,
+            metrics={"head": head.description["training"], "evaluation": _figures(options.evaluation)},
+            provenance={"command": options.command or command_line(), "commit": current_commit()},
+        )
+    except ExportError as error:
+        raise SystemExit(str(error)) from error
+    log_to_stderr().info("%s: %s, %s", options.out, bundle.hash[:19], json.dumps(bundle.manifest.metrics["parity"]))
+
+
+def _figures(path: Path | None) -> dict[str, Any]:
+    """R@1 and the head's row of each data set in an evaluation's results.json."""
+    if path is None:
+        return {}
+    data = json.loads(path.read_text())["data"]
+    return {name: {"recall_at_1": found["recall_at_1"], **found["scores"]["head"]} for name, found in data.items()}
+
+
+def _arguments() -> argparse.ArgumentParser:
+    arguments = parser("export", __doc__)
+    arguments.add_argument("--backbone", type=Path, required=True, help="backbone folder")
+    arguments.add_argument("--head", type=Path, required=True, help="head folder")
+    arguments.add_argument("--calibration", type=Path, required=True, help="calibration folder")
+    arguments.add_argument("--data", required=True, help="data set spec of real images to prove the graph on")
+    arguments.add_argument("--images", type=int, default=256, help="how many of them")
+    arguments.add_argument("--evaluation", type=Path, help="results.json of an evaluation, to keep its figures")
+    arguments.add_argument("--name", required=True, help="name of the bundle")
+    arguments.add_argument("--command", help="command to record instead of this one")
+    arguments.add_argument("--out", type=Path, required=True, help="bundle folder to write; replaced as a whole")
+    return arguments
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,301 @@
+"""Train any timm model to classify images, from scratch, from pretrained weights, or helped by a teacher.
+
+    candor train-backbone resnet18 --data 'tiny/train-*.npz@splits.json:upstream' --size 64 --epochs 20 --out runs/backbone
+
+With `--teacher FOLDER`, a cache of another backbone's representations of the same images, each view is also pulled towards
+the teacher's representation of that same view. A run killed at any point goes on from its last checkpoint and ends with the
+same weights as one that was not.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from models.augment import Augmentation
+from models.backbone import classify, create_backbone, represent, save_backbone
+from models.datasets import Dataset, limited_index, open_dataset, select
+from models.losses import cosine_distillation
+from models.preprocess import Preprocessing
+from models.representations import DESCRIPTION_FILE as CACHE_FILE
+from models.representations import Views, load_representations
+from scripts.common import (
+    add_compute_arguments,
+    command_line,
+    current_commit,
+    json_object,
+    log_to_stderr,
+    parser,
+    write_json,
+)
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What decides a run beside its model and data: equal schedules give equal weights."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    label_smoothing: float
+    teacher_weight: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Another backbone's representations of the same views: `views` (1 + k, n, d), `mean` and `scale` (d,)."""
+
+    views: NDArray[np.floating]
+    augmentation: Augmentation
+    mean: Tensor
+    scale: Tensor
+
+    def targets(self, number: int, rows: NDArray[np.int64]) -> Tensor:
+        """(b, d) standardised representations of view `number` of the images in these rows."""
+        return (torch.from_numpy(self.views[number, rows].astype(np.float32)) - self.mean) / self.scale
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images to train on: positions `index` (n,) of a data set, in the views of an augmentation."""
+
+    dataset: Dataset
+    index: NDArray[np.int64]
+    augmentation: Augmentation
+    preprocessing: Preprocessing
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the stage."""
+    options = _arguments().parse_args(argv)
+    dataset = open_dataset(options.data)
+    index = limited_index(len(dataset), options.limit)
+    schedule = Schedule(**{key: getattr(options, key) for key in Schedule.__dataclass_fields__})
+    torch.manual_seed(schedule.seed)
+    backbone = create_backbone(
+        options.model,
+        classes=dataset.classes,
+        args=options.args,
+        preprocessing=Preprocessing(options.size, options.crop_pct) if options.size else None,
+        pretrained=options.pretrained,
+    )
+    teacher = _load_teacher(options.teacher, select(dataset, index).fingerprint) if options.teacher else None
+    augmentation = teacher.augmentation if teacher else Augmentation(options.min_scale, options.jitter, schedule.seed)
+    training = {
+        "data": dataset.name,
+        "images": index.size,
+        "licence": options.licence,
+        "teacher": options.teacher_note if teacher else "none",
+        "schedule": asdict(schedule),
+        "command": command_line(),
+        "commit": current_commit(),
+    }
+    history = train(
+        backbone.module,
+        Images(dataset, index, augmentation, backbone.preprocessing),
+        schedule,
+        options.out,
+        teacher=teacher,
+        validation=_validation_images(options.validation, options.validation_limit, backbone.preprocessing),
+        device=options.device,
+        workers=options.workers,
+    )
+    save_backbone(replace(backbone, module=backbone.module.cpu(), training=training), options.out)
+    write_json(options.out / "training.json", {**training, "history": history})
+    log_to_stderr().info("%s: %s", options.out, json.dumps(history[-1:]))
+
+
+def train(
+    module: nn.Module,
+    images: Images,
+    schedule: Schedule,
+    folder: Path,
+    *,
+    teacher: Teacher | None = None,
+    validation: Images | None = None,
+    device: str = "cpu",
+    workers: int = 2,
+    checkpoint_every: int = 100,
+) -> list[dict[str, float]]:
+    """Train in place, from the folder's checkpoint if there is one, to the end of the schedule; return its history.
+
+    Every random choice is drawn anew from (seed, epoch) or (seed, step), so the step count is all there is to remember.
+    """
+    model = _with_projection(module, images.preprocessing, teacher).to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    steps_per_epoch = max(1, images.index.size // schedule.batch_size)
+    total = schedule.epochs * steps_per_epoch
+    step, history = _resume(folder, model, optimizer, schedule, device)
+    with tqdm(total=total, initial=step, desc=f"train {folder.name}", unit="step") as bar:
+        while step < total:
+            epoch, skipped = divmod(step, steps_per_epoch)
+            losses = []
+            for pixels, labels, targets in _batches(images, teacher, schedule, epoch, skipped, workers):
+                torch.manual_seed(schedule.seed * 1_000_003 + step)
+                for group in optimizer.param_groups:
+                    group["lr"] = schedule.learning_rate * _warm_cosine(step, total)
+                model.train()
+                with torch.autocast(device, torch.bfloat16):
+                    representation = represent(module, pixels.to(device), images.preprocessing)  # (b, d)
+                    logits = classify(module, representation).float()  # (b, c)
+                    loss = F.cross_entropy(logits, labels.to(device), label_smoothing=schedule.label_smoothing)
+                    if targets is not None:
+                        projected = model["projection"](representation).float()  # (b, d of the teacher)
+                        loss = loss + schedule.teacher_weight * cosine_distillation(projected, targets.to(device))
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+                optimizer.step()
+                losses.append(float(loss.detach()))
+                step += 1
+                bar.update()
+                bar.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}")
+                if step % checkpoint_every == 0 and step % steps_per_epoch:
+                    _save_checkpoint(folder, model, optimizer, schedule, step, history)
+            history.append({"epoch": epoch + 1, "loss": float(np.mean(losses))})
+            if validation is not None:
+                history[-1]["validation_accuracy"] = accuracy(module, validation, device, workers)
+                tqdm.write(json.dumps(history[-1]))
+            _save_checkpoint(folder, model, optimizer, schedule, step, history)
+    module.eval()
+    return history
+
+
+def accuracy(module: nn.Module, images: Images, device: str, workers: int) -> float:
+    """Top-1 accuracy of the classifier on clean views."""
+    numbers = np.zeros(images.index.size, dtype=np.int64)
+    views = Views(images.dataset, images.index, numbers, images.augmentation, images.preprocessing)
+    module.eval()
+    with torch.inference_mode():
+        predicted = [
+            classify(module, represent(module, pixels.to(device), images.preprocessing)).argmax(dim=1).cpu()
+            for pixels in DataLoader(views, batch_size=128, num_workers=workers)
+        ]
+    return float(np.mean(torch.cat(predicted).numpy() == images.dataset.labels[images.index]))
+
+
+def _batches(
+    images: Images, teacher: Teacher | None, schedule: Schedule, epoch: int, skipped: int, workers: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """The rest of an epoch after `skipped` batches: pixels (b, h, w, 3), labels (b,), the teacher's targets (b, d)."""
+    size = min(schedule.batch_size, images.index.size)
+    order = np.random.default_rng((schedule.seed, epoch)).permutation(images.index.size)
+    order = order[skipped * size : images.index.size // size * size]
+    number = 1 + epoch % (len(teacher.views) - 1) if teacher else 1 + epoch
+    numbers = np.full(order.size, number)
+    views = Views(images.dataset, images.index[order], numbers, images.augmentation, images.preprocessing)
+    loader = DataLoader(views, batch_size=size, num_workers=workers)
+    for rows, pixels in zip(order.reshape(-1, size), loader, strict=True):
+        labels = torch.from_numpy(images.dataset.labels[images.index[rows]])
+        yield pixels, labels, teacher.targets(number, rows) if teacher else None
+
+
+def _with_projection(module: nn.Module, preprocessing: Preprocessing, teacher: Teacher | None) -> nn.ModuleDict:
+    """The backbone and, for a teacher, a linear map from its representations to the teacher's."""
+    model = nn.ModuleDict({"backbone": module})
+    if teacher:
+        side = preprocessing.size
+        with torch.inference_mode():
+            example = represent(module.eval(), torch.zeros(1, side, side, 3, dtype=torch.uint8), preprocessing)
+        model["projection"] = nn.Linear(example.shape[1], teacher.views.shape[2])
+    return model
+
+
+def _load_teacher(folder: Path, fingerprint: str) -> Teacher:
+    cached = load_representations(folder, json.loads((folder / CACHE_FILE).read_text())["backbone_hash"])
+    if cached.description["fingerprint"] != fingerprint:
+        raise SystemExit(f"{folder} holds representations of other images; cache the teacher on the same data and limit")
+    if len(cached.views) < 2:
+        raise SystemExit(f"{folder} has no augmented views; cache the teacher with --views 3 or so")
+    sample = torch.from_numpy(np.array(cached.views[1], dtype=np.float32))  # (n, d)
+    augmentation = Augmentation(**cached.description["augmentation"])
+    return Teacher(cached.views, augmentation, sample.mean(dim=0), sample.std(dim=0) + 1e-3)
+
+
+def _validation_images(spec: str | None, limit: int | None, preprocessing: Preprocessing) -> Images | None:
+    if not spec:
+        return None
+    dataset = open_dataset(spec)
+    return Images(dataset, limited_index(len(dataset), limit), Augmentation(), preprocessing)
+
+
+def _warm_cosine(step: int, total: int, warm: float = 0.05) -> float:
+    """Learning-rate factor: linear to 1 over the first 5 % of the steps, then a half cosine down to 0."""
+    done = (step + 0.5) / total
+    return done / warm if done < warm else 0.5 * (1 + math.cos(math.pi * (done - warm) / (1 - warm)))
+
+
+def _resume(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Schedule, device: str
+) -> tuple[int, list[dict[str, float]]]:
+    """The step and history of the folder's checkpoint, its weights loaded; (0, []) where there is none."""
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        return 0, []
+    state = torch.load(path, map_location=device, weights_only=True)
+    if state["schedule"] != asdict(schedule):
+        raise SystemExit(f"{path} belongs to another schedule: {state['schedule']}; choose another --out")
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"], state["history"]
+
+
+def _save_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    step: int,
+    history: list[dict[str, float]],
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": asdict(schedule)}
+    partial = folder / f"{CHECKPOINT}.partial"
+    torch.save({**state, "step": step, "history": history}, partial)
+    partial.replace(folder / CHECKPOINT)
+
+
+def _arguments() -> argparse.ArgumentParser:
+    arguments = parser("train-backbone", __doc__)
+    arguments.add_argument("model", help="timm model name")
+    arguments.add_argument("--args", type=json_object, default={}, help="JSON arguments for timm.create_model")
+    arguments.add_argument("--pretrained", action="store_true", help="start from timm's weights (downloads them)")
+    arguments.add_argument("--data", required=True, help="data set spec, e.g. 'photos/' or 'train-*.npz@0-49'")
+    arguments.add_argument("--limit", type=int, help="train on at most this many images, drawn at random")
+    arguments.add_argument("--validation", help="spec of images of the same classes, for the accuracy by epoch")
+    arguments.add_argument("--validation-limit", type=int, default=2000)
+    arguments.add_argument("--licence", default="unknown", help="terms of the training data")
+    arguments.add_argument("--size", type=int, help="input size in pixels, instead of the model's own settings")
+    arguments.add_argument("--crop-pct", type=float, default=1.0, help="share of the short side kept for evaluation")
+    arguments.add_argument("--epochs", type=int, default=20)
+    arguments.add_argument("--batch-size", type=int, default=128)
+    arguments.add_argument("--learning-rate", type=float, default=2e-3)
+    arguments.add_argument("--weight-decay", type=float, default=0.05)
+    arguments.add_argument("--label-smoothing", type=float, default=0.1)
+    arguments.add_argument("--min-scale", type=float, default=0.25, help="smallest share of the area a crop keeps")
+    arguments.add_argument("--jitter", type=float, default=0.4, help="strength of the colour jitter")
+    arguments.add_argument("--teacher", type=Path, help="cache of a teacher's representations of the same images")
+    arguments.add_argument("--teacher-weight", type=float, default=4.0, help="weight of the teacher's loss")
+    arguments.add_argument("--teacher-note", default="", help="what the teacher is, for the record")
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--out", type=Path, required=True, help="backbone folder to write")
+    add_compute_arguments(arguments)
+    return arguments
+
+
+if __name__ == "__main__":
+    main()
