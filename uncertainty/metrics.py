@@ -35,7 +35,7 @@ def auroc(score: Floats, positive: Booleans) -> float:
 
     Args:
         score: (n,), only ranks matter, at any scale.
-        positive: (n,), boolean or 0/1, with both values present.
+        positive: (n,), boolean (0 and 1 will do), with both values present.
 
     Raises:
         ValueError: unless both are finite, non-empty and of one shape, and both classes are present.
