@@ -1,0 +1,97 @@
+"""The application: state is built here, handed down, and taken apart in the reverse order."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from fastapi import FastAPI
+
+from models.bundle import Bundle, BundleError, load_bundle
+from service.errors import add_error_handlers
+from service.front import Front
+from service.gallery import open_gallery
+from service.gallery.base import Gallery, GalleryError
+from service.lifecycle import Lifecycle, Services
+from service.openapi import add_openapi, describe
+from service.pipeline import Pipeline
+from service.routes import embed, gallery, health, retrieve
+from service.session import Session, SessionError, open_session
+from service.settings import Settings
+from service.telemetry import Logger, Metrics, make_metrics, name_model, stderr_logger
+
+REFUSALS: Final = (BundleError, SessionError, GalleryError)  # for the operator to mend: their messages say how
+
+
+async def _open_gallery(bundle: Bundle, settings: Settings) -> Gallery:
+    return await open_gallery(settings.gallery, dimension=bundle.manifest.dimension, bundle_hash=bundle.hash)
+
+
+@dataclass(frozen=True)
+class Openers:
+    """How the two heavy parts are opened; tests put fakes here."""
+
+    session: Callable[[Bundle, Settings], Session] = open_session
+    gallery: Callable[[Bundle, Settings], Awaitable[Gallery]] = _open_gallery
+
+
+def create_app(settings: Settings, *, openers: Openers | None = None, logger: Logger | None = None) -> FastAPI:
+    """An app that loads in the background once started: until then it answers, with 503."""
+    lifecycle, metrics, log = Lifecycle(), make_metrics(), logger or stderr_logger(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        stop = asyncio.Event()
+        life = asyncio.create_task(_live(lifecycle, settings, openers or Openers(), metrics, log, stop))
+        try:
+            yield
+        finally:
+            stop.set()
+            await life
+
+    app = FastAPI(lifespan=lifespan, redirect_slashes=False, redoc_url=None, **describe())
+    app.state.lifecycle = lifecycle
+    app.state.metrics = metrics
+    metrics.ready.set_function(lambda: float(_is_ready(lifecycle)))
+    metrics.in_flight.set_function(lambda: lifecycle.in_flight)
+    add_error_handlers(app)
+    add_openapi(app)
+    for routes in (embed, retrieve, gallery, health):
+        app.include_router(routes.router)
+    app.add_middleware(Front, settings=settings, lifecycle=lifecycle, metrics=metrics, logger=log)
+    return app
+
+
+async def _live(
+    lifecycle: Lifecycle, settings: Settings, openers: Openers, metrics: Metrics, logger: Logger, stop: asyncio.Event
+) -> None:
+    """Load, serve until told to stop, close; a failure to load is left where probes and `main` find it."""
+    try:
+        async with AsyncExitStack() as stack:
+            lifecycle.services = await _load(stack, settings, openers, metrics, logger)
+            logger.info(
+                "ready", bundle=lifecycle.services.bundle.manifest.name, device=lifecycle.services.session.device
+            )
+            await stop.wait()
+    except Exception as error:
+        lifecycle.failure = error
+        if not isinstance(error, REFUSALS):
+            logger.error("failed to load", exc_info=error)
+
+
+async def _load(
+    stack: AsyncExitStack, settings: Settings, openers: Openers, metrics: Metrics, logger: Logger
+) -> Services:
+    bundle = await asyncio.to_thread(load_bundle, settings.bundle)
+    session = await asyncio.to_thread(openers.session, bundle, settings)
+    store = await openers.gallery(bundle, settings)
+    stack.push_async_callback(store.close)
+    pipeline = Pipeline(bundle, session, settings, metrics, logger)
+    stack.push_async_callback(pipeline.close)
+    name_model(metrics, bundle, session.device)
+    return Services(settings, bundle, session, pipeline, store, metrics, logger)
+
+
+def _is_ready(lifecycle: Lifecycle) -> bool:
+    return lifecycle.services is not None and not lifecycle.draining and lifecycle.services.pipeline.alive

@@ -1,0 +1,262 @@
+"""Every way a request can fail: one typed tree, rendered once as RFC 9457 `application/problem+json`."""
+
+import math
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from models.images import ImageError
+from service.gallery.base import FilterError, GalleryError
+
+PROBLEM_JSON = "application/problem+json"
+
+
+class Problem(Exception):
+    """A request, or one image of it, that is not answered as asked; subclasses say which status and type it has."""
+
+    status: int = 500
+    type: str = "internal_error"
+    title: str = "The server failed"
+
+    def __init__(self, detail: str, *, headers: Mapping[str, str] | None = None, **members: object) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.headers = dict(headers or {})
+        self.members = members
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON object, less the request's id: also the `error` of one image among many."""
+        return {"type": self.type, "title": self.title, "status": self.status, "detail": self.detail, **self.members}
+
+
+class InternalError(Problem):
+    """A defect of candor's; the log has the traceback under the request's id."""
+
+
+class InferenceFailed(Problem):
+    """The session failed on this image, or gave numbers that are not finite."""
+
+    type = "inference_failed"
+    title = "The model failed on this image"
+
+
+class GalleryFailed(Problem):
+    """The gallery could not do what was asked; nothing of this request was acknowledged."""
+
+    type = "gallery_failed"
+    title = "The gallery failed"
+
+
+class Malformed(Problem):
+    """The request cannot be read as what it claims to be."""
+
+    status = 400
+    type = "malformed_request"
+    title = "The request cannot be read"
+
+
+class InvalidOption(Problem):
+    """An option is unknown, of the wrong type, out of range, or in conflict with another."""
+
+    status = 400
+    type = "invalid_option"
+    title = "An option is not valid"
+
+
+class InvalidFilter(Problem):
+    """The gallery cannot read the filter."""
+
+    status = 400
+    type = "invalid_filter"
+    title = "The filter cannot be read"
+
+
+class InvalidVector(Problem):
+    """A vector of the wrong length, or one that has no direction."""
+
+    status = 400
+    type = "invalid_vector"
+    title = "The vector is not usable"
+
+
+class InvalidId(Problem):
+    """An id that cannot be stored."""
+
+    status = 400
+    type = "invalid_id"
+    title = "The id is not usable"
+
+
+class Unauthorized(Problem):
+    """No API key, or the wrong one."""
+
+    status = 401
+    type = "unauthorized"
+    title = "An API key is needed"
+
+
+class NotFound(Problem):
+    """No such path."""
+
+    status = 404
+    type = "not_found"
+    title = "There is nothing here"
+
+
+class UnknownId(Problem):
+    """No item of that id in the gallery."""
+
+    status = 404
+    type = "unknown_id"
+    title = "The gallery has no such item"
+
+
+class MethodNotAllowed(Problem):
+    """The path exists, the method on it does not."""
+
+    status = 405
+    type = "method_not_allowed"
+    title = "This path does not take this method"
+
+
+class UploadTimeout(Problem):
+    """The body did not arrive in time."""
+
+    status = 408
+    type = "upload_timeout"
+    title = "The upload took too long"
+
+
+class BodyTooLarge(Problem):
+    """More bytes than the server takes, found before or while they arrive."""
+
+    status = 413
+    type = "body_too_large"
+    title = "The body is too large"
+
+
+class TooManyImages(Problem):
+    """More images than one request may hold."""
+
+    status = 413
+    type = "too_many_images"
+    title = "The request holds too many images"
+
+
+class UnsupportedMedia(Problem):
+    """A content type or encoding that the path does not take."""
+
+    status = 415
+    type = "unsupported_media_type"
+    title = "The content type is not supported"
+
+
+class Abstained(Problem):
+    """The image is above the threshold, and the request asked for an error, or to store nothing, in that case."""
+
+    status = 422
+    type = "abstained"
+    title = "The image is too uncertain"
+
+
+class Overloaded(Problem):
+    """The queue has no room for the images of this request; none of them was taken."""
+
+    status = 429
+    type = "overloaded"
+    title = "The queue is full"
+
+
+class Unavailable(Problem):
+    """The server is loading, draining or unwell."""
+
+    status = 503
+    type = "unavailable"
+    title = "The server takes no requests now"
+
+
+class DeadlineExceeded(Problem):
+    """The answer was not ready in time."""
+
+    status = 504
+    type = "deadline_exceeded"
+    title = "The answer took too long"
+
+
+class ClientGone(Problem):
+    """The client closed the connection; nobody reads this answer, the status is for metrics and logs."""
+
+    status = 499
+    type = "client_gone"
+    title = "The client closed the connection"
+
+
+class UnreadableImage(Problem):
+    """An image that the decoder refused: `type`, `title` and `status` are the decoder's."""
+
+    def __init__(self, error: ImageError) -> None:
+        super().__init__(error.detail)
+        self.type, self.title, self.status = error.type, error.title, error.status
+
+
+def retry_after(seconds: float) -> dict[str, str]:
+    """The header that says when to try again, in whole seconds, at least one."""
+    return {"Retry-After": str(max(1, math.ceil(seconds)))}
+
+
+def problem_response(problem: Problem, request_id: str) -> Response:
+    """The one place where an error becomes bytes."""
+    return Response(
+        orjson.dumps({**problem.as_dict(), "request_id": request_id}),
+        status_code=problem.status,
+        headers=problem.headers,
+        media_type=PROBLEM_JSON,
+    )
+
+
+def from_http_exception(error: HTTPException) -> Problem:
+    """What the framework raises for unknown paths and methods, as one of ours."""
+    headers = error.headers or {}
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return NotFound("no such path; /docs lists them all", headers=headers)
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return MethodNotAllowed(f"this path takes {headers.get('allow', 'other methods')}", headers=headers)
+    return Malformed(str(error.detail), headers=headers)
+
+
+def from_validation_error(error: RequestValidationError) -> Problem:
+    """What the framework raises for parameters it validates, as one of ours."""
+    return InvalidOption("; ".join(f"{item['loc'][-1]}: {item['msg']}" for item in error.errors()))
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Render every error an endpoint may raise; the front middleware renders those raised outside endpoints."""
+
+    def answer(problem: Problem, request: Request) -> Response:
+        request.state.problem = problem
+        return problem_response(problem, request.state.request_id)
+
+    @app.exception_handler(Problem)
+    async def on_problem(request: Request, error: Problem) -> Response:
+        return answer(error, request)
+
+    @app.exception_handler(FilterError)
+    async def on_filter_error(request: Request, error: FilterError) -> Response:
+        return answer(InvalidFilter(str(error)), request)
+
+    @app.exception_handler(GalleryError)
+    async def on_gallery_error(request: Request, error: GalleryError) -> Response:
+        return answer(GalleryFailed(str(error)), request)
+
+    @app.exception_handler(HTTPException)
+    async def on_http_exception(request: Request, error: HTTPException) -> Response:
+        return answer(from_http_exception(error), request)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_validation_error(request: Request, error: RequestValidationError) -> Response:
+        return answer(from_validation_error(error), request)

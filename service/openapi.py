@@ -1,0 +1,116 @@
+"""What `/docs` and `/openapi.json` say: the bodies that endpoints read themselves, options, and errors."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+from service.errors import PROBLEM_JSON
+from service.schemas import ProblemBody
+
+DESCRIPTION: Final = """
+Image embeddings that say when they are unsure. Each image gets an embedding, a raw `uncertainty` (higher is less
+sure) and its `percentile` in the bundle's reference set; above a threshold candor abstains.
+
+Every error is `application/problem+json` with `type`, `title`, `status`, `detail` and the `request_id` that is also
+in the `X-Request-ID` header and the server's log; send your own `X-Request-ID` to follow a request through.
+"""
+TAGS: Final = (
+    {"name": "embed", "description": "Images to embeddings with uncertainty."},
+    {"name": "retrieve", "description": "The nearest items of the gallery, or an abstention with its reasons."},
+    {"name": "gallery", "description": "What retrieval finds: items with an embedding, an uncertainty and a payload."},
+    {"name": "operations", "description": "Probes, metrics and what is served."},
+)
+ERRORS: Final = {
+    400: "The request, an option, a filter, a vector or an id cannot be read.",
+    401: "The server has an API key, and the request does not.",
+    404: "No such item.",
+    408: "The body did not arrive in time.",
+    413: "Too many bytes, pixels or images.",
+    415: "A content type or image format that is not supported.",
+    422: "The bytes are no sound image, or the image is too uncertain and the request made that an error.",
+    429: "The queue is full: try again after `Retry-After` seconds.",
+    503: "Loading, draining or unwell: try again after `Retry-After` seconds.",
+    504: "The answer was not ready in time.",
+}
+READING: Final = (400, 401, 408, 413, 415, 429, 503, 504)
+IMAGE: Final = {"type": "string", "format": "binary"}
+
+
+def package_version() -> str:
+    """Candor's version, as installed."""
+    try:
+        return version("candor")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def describe() -> dict[str, Any]:
+    """The API's title, version and text."""
+    return {
+        "title": "candor",
+        "summary": "Image embeddings that say when they are unsure.",
+        "description": DESCRIPTION,
+        "version": package_version(),
+        "license_info": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        "openapi_tags": list(TAGS),
+    }
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of an endpoint that may answer with these problems."""
+    content = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/ProblemBody"}}}
+    return {status: {"description": ERRORS[status], "content": content} for status in sorted(statuses)}
+
+
+def options_as_query(model: type[BaseModel], leave_out: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """A model's fields as documented query parameters."""
+    properties: Mapping[str, dict[str, Any]] = model.model_json_schema()["properties"]
+    return [
+        {"name": name, "in": "query", "required": False, "description": schema.get("description", ""), "schema": schema}
+        for name, schema in properties.items()
+        if name not in leave_out
+    ]
+
+
+def body(form: Mapping[str, Any], json: Mapping[str, Any], example: Any, *, required: bool = True) -> dict[str, Any]:
+    """The `requestBody` of an endpoint that takes a raw image, a form or JSON; `form` and `json` are properties."""
+    return {
+        "required": required,
+        "content": {
+            "image/*": {"schema": IMAGE},
+            "application/octet-stream": {"schema": IMAGE},
+            "multipart/form-data": {"schema": {"type": "object", "properties": dict(form)}},
+            "application/json": {"schema": {"type": "object", "properties": dict(json)}, "example": example},
+        },
+    }
+
+
+def properties(model: type[BaseModel]) -> dict[str, Any]:
+    """A model's JSON properties."""
+    return copy.deepcopy(model.model_json_schema()["properties"])
+
+
+def add_openapi(app: FastAPI) -> None:
+    """Add the problem's schema, which endpoints refer to, to the app's document."""
+
+    def build() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(
+                title=app.title,
+                version=app.version,
+                summary=app.summary,
+                description=app.description,
+                routes=app.routes,
+                tags=app.openapi_tags,
+                license_info=app.license_info,
+            )
+            document["components"]["schemas"]["ProblemBody"] = ProblemBody.model_json_schema()
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.__dict__["openapi"] = build

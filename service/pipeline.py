@@ -1,0 +1,204 @@
+"""From image bytes to an embedding with its uncertainty: decode in threads, infer in batches, one image one outcome."""
+
+import asyncio
+import base64
+import binascii
+import time
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle import Bundle
+from models.images import ImageError, ImageLimits, decode_image
+from models.preprocess import Preprocessing, preprocess
+from service.batcher import Admission, Batcher
+from service.cores import usable_cores
+from service.errors import InferenceFailed, Malformed, Problem, Unavailable, UnreadableImage
+from service.session import Session
+from service.settings import Settings
+from service.telemetry import Logger, Metrics, uncertainty_histogram
+
+Source = bytes | str
+"""Encoded image bytes, or their base64 text, with or without `data:...;base64,` before it."""
+
+DATA_URI_HEAD = 256  # characters of a data URI in which its comma must come
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one image in each stage; `queue_s` is all its waiting, for a decoder and for the session."""
+
+    decode_s: float
+    queue_s: float
+    inference_s: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the graph and the bundle's reference set say of one image; `embedding` is (D,) float32 of unit L2 norm."""
+
+    embedding: NDArray[np.float32]
+    uncertainty: float
+    percentile: float
+    novelty: float
+    novelty_percentile: float
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """One image's scores and what they took."""
+
+    scores: Scores
+    timing: Timing
+
+
+Outcome = Embedded | Problem
+
+
+class Pipeline:
+    """Owns the decoder threads and the batcher; every request's images pass through here."""
+
+    def __init__(self, bundle: Bundle, session: Session, settings: Settings, metrics: Metrics, logger: Logger) -> None:
+        self.admission = Admission(settings.queue_images)
+        self._bundle = bundle
+        self._session = session
+        self._limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_pixels)
+        self._metrics = metrics
+        self._uncertainty = uncertainty_histogram(bundle, metrics.registry)
+        self._logger = logger
+        self._decoders = ThreadPoolExecutor(settings.decode_workers or usable_cores(), "candor-decode")
+        self._batcher = Batcher(self._infer, max_batch=session.max_batch, on_batch=metrics.batch_size.observe)
+        metrics.queue.set_function(lambda: self.admission.images)
+
+    @property
+    def alive(self) -> bool:
+        """Whether images are still being run."""
+        return self._batcher.alive
+
+    def busy_s(self) -> float:
+        """Seconds that the inference now running has taken so far."""
+        return self._batcher.busy_s()
+
+    async def embed(self, sources: Sequence[Source]) -> list[Outcome]:
+        """Embed the images of one request; each has its own outcome, in the same order.
+
+        Raises:
+            Overloaded: where the queue has no room for all of them.
+            Unavailable: when the inference loop has died.
+        """
+        with self.admission.hold(len(sources), self._batcher.seconds_per_image):
+            if len(sources) == 1:
+                outcomes = [await self._embed_one(sources[0])]
+            else:
+                outcomes = await _gather([self._embed_one(source) for source in sources])
+        for outcome in outcomes:
+            self._observe(outcome)
+        return outcomes
+
+    async def close(self) -> None:
+        """Finish what runs, drop what waits."""
+        await self._batcher.close()
+        await asyncio.to_thread(self._decoders.shutdown, cancel_futures=True)
+
+    async def _embed_one(self, source: Source) -> Outcome:
+        admitted = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        try:
+            decoded = await loop.run_in_executor(
+                self._decoders, decode_source, source, self._limits, self._bundle.preprocessing
+            )
+            done = await self._batcher.submit(decoded.pixels)
+        except ImageError as error:
+            return UnreadableImage(error)
+        except Unavailable:
+            raise
+        except Problem as problem:
+            return problem
+        except Exception as error:
+            self._logger.error("image failed", exc_info=error)
+            return InferenceFailed(f"the model failed on this image ({type(error).__name__}); the log says more")
+        queue_s = decoded.started - admitted + done.queue_s
+        return Embedded(done.value, Timing(decoded.seconds, queue_s, done.run_s))
+
+    def _infer(self, images: Sequence[NDArray[np.uint8]]) -> list[Scores]:
+        """(H, W, 3) images -> scores; runs on the session's thread."""
+        outputs = self._session.run(images)
+        for name in ("embedding", "uncertainty", "novelty"):
+            if not np.isfinite(getattr(outputs, name)).all():
+                raise FloatingPointError(f"{name} is not finite")
+        columns = zip(
+            outputs.embedding,
+            outputs.uncertainty.tolist(),
+            self._bundle.uncertainty_percentile(outputs.uncertainty).tolist(),
+            outputs.novelty.tolist(),
+            self._bundle.novelty_percentile(outputs.novelty).tolist(),
+            strict=True,
+        )
+        return [Scores(*row) for row in columns]
+
+    def _observe(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Problem):
+            self._metrics.images.labels(outcome.type).inc()
+            return
+        metrics, timing, scores = self._metrics, outcome.timing, outcome.scores
+        metrics.images.labels("ok").inc()
+        metrics.stage_seconds.labels("decode").observe(timing.decode_s)
+        metrics.stage_seconds.labels("queue").observe(timing.queue_s)
+        metrics.stage_seconds.labels("inference").observe(timing.inference_s)
+        metrics.uncertainty_percentile.observe(scores.percentile)
+        metrics.novelty_percentile.observe(scores.novelty_percentile)
+        self._uncertainty.observe(scores.uncertainty)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Pixels ready for the graph, (H, W, 3); when decoding began, and the seconds it took."""
+
+    pixels: NDArray[np.uint8]
+    started: float
+    seconds: float
+
+
+def decode_source(source: Source, limits: ImageLimits, preprocessing: Preprocessing) -> Decoded:
+    """Decode and preprocess one image; runs on a decoder thread.
+
+    Raises:
+        ImageError: for what is no image, or too large a one.
+        Malformed: for text that is not base64.
+    """
+    started = time.perf_counter()
+    data = from_text(source) if isinstance(source, str) else source
+    pixels = preprocess(decode_image(data, limits), preprocessing)
+    return Decoded(pixels, started, time.perf_counter() - started)
+
+
+def from_text(text: str) -> bytes:
+    """Base64, alone or in a data URI, to bytes.
+
+    Raises:
+        Malformed: for anything else; URLs are not fetched.
+    """
+    if text.startswith(("http://", "https://")):
+        raise Malformed("URLs are not fetched: send the image itself, as base64 or a data URI")
+    if text.startswith("data:"):
+        head, comma, text = text.partition(",")
+        if not comma or not head[:DATA_URI_HEAD].endswith(";base64"):
+            raise Malformed("a data URI must look like data:image/jpeg;base64,...")
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Malformed(f"the image is not valid base64: {error}") from error
+
+
+async def _gather(coroutines: Sequence[Coroutine[Any, Any, Outcome]]) -> list[Outcome]:
+    """All results in order; when one raises, the others are cancelled and waited for."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(coroutine) for coroutine in coroutines]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from errors
+    return [task.result() for task in tasks]

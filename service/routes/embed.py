@@ -1,0 +1,204 @@
+"""`POST /embed`: images to embeddings with uncertainty, abstaining above the threshold."""
+
+import base64
+import io
+import time
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+import numpy as np
+import orjson
+from fastapi import APIRouter, Request, Response
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.decide import Threshold, default_threshold, resolve_threshold
+from service.errors import Abstained, InvalidOption, Malformed, Problem, TooManyImages
+from service.intake import Submission, answer_in_time, deadline_after, parse_options, read_submission
+from service.lifecycle import Services, services_of
+from service.openapi import IMAGE, READING, body, errors, options_as_query, properties
+from service.pipeline import Embedded, Outcome, Source, Timing
+from service.schemas import EmbedAnswer
+from service.settings import Settings
+
+NPY: Final = "application/x-npy"
+Encoding = Literal["float", "base64"]
+
+router = APIRouter(tags=["embed"])
+
+
+class EmbedOptions(BaseModel):
+    """What `/embed` may be asked beside the images."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_uncertainty: float | None = Field(
+        default=None, allow_inf_nan=False, description="Abstain above this raw uncertainty."
+    )
+    max_percentile: float | None = Field(
+        default=None, ge=0, le=1, description="Abstain above this percentile of uncertainty; excludes max_uncertainty."
+    )
+    on_abstain: Literal["flag", "omit", "error"] = Field(
+        default="flag",
+        description="`flag`: the embedding is there, `abstained` is true; `omit`: the embedding is null; "
+        "`error`: the image fails with 422 `abstained`.",
+    )
+    encoding: Encoding = Field(
+        default="float", description="`float`: a list of numbers; `base64`: D little-endian float32."
+    )
+
+
+_JSON_BODY = {
+    "images": {"type": "array", "items": {"type": "string"}, "description": "Base64, or data URIs."},
+    **properties(EmbedOptions),
+}
+
+
+@router.post(
+    "/embed",
+    responses={
+        200: {"model": EmbedAnswer, "content": {NPY: {"schema": IMAGE}}, "description": "One result per image."},
+        **errors(*READING, 422),
+    },
+    openapi_extra={
+        "parameters": options_as_query(EmbedOptions),
+        "requestBody": body(
+            {"images": {"type": "array", "items": IMAGE}, **properties(EmbedOptions)},
+            _JSON_BODY,
+            {"images": ["data:image/jpeg;base64,/9j/4AAQ..."], "max_percentile": 0.9},
+        ),
+    },
+)
+async def embed(request: Request) -> Response:
+    """Embed one image or many.
+
+    Send one image as the raw body (the fast path), one or many as multipart `images`, or JSON with `images` in base64
+    or as data URIs. Options are query parameters, or fields of the form or the JSON object.
+
+    One image: its error is the answer's own status. Several: 200, and each result says `ok` or `error`; a bad image
+    fails alone. With `Accept: application/x-npy` the answer is the (B, D) float32 array alone, in NumPy's format: rows
+    are in the order of the images, those omitted by `on_abstain=omit` are NaN, and any failed image fails the request.
+    """
+    services = services_of(request)
+    services.pipeline.admission.refuse_if_full()
+    submission = await read_submission(request, services.settings)
+    images, options = read_images(submission, services.settings)
+    threshold = resolve_threshold(options.max_uncertainty, options.max_percentile, default_threshold(services.settings))
+    deadline = deadline_after(services.settings.request_timeout_s)
+    outcomes = await answer_in_time(request, services.pipeline.embed(images), deadline)
+    answers = [_abstain(outcome, threshold, options, services) for outcome in outcomes]
+    as_array = NPY in request.headers.get("accept", "")
+    for answer in answers:
+        if isinstance(answer, Problem) and (len(answers) == 1 or as_array):
+            raise answer
+    started = time.perf_counter()
+    content = _as_npy(answers, threshold, options) if as_array else _as_json(answers, threshold, options, services)
+    services.metrics.stage_seconds.labels("encode").observe(time.perf_counter() - started)
+    return Response(content, media_type=NPY if as_array else "application/json")
+
+
+def read_images(submission: Submission, settings: Settings) -> tuple[list[Source], EmbedOptions]:
+    """The images of a request in any form, and its options.
+
+    Raises:
+        Malformed: for none; TooManyImages: beyond the limit; InvalidOption: for an option at fault.
+    """
+    fields = dict(submission.fields)
+    images: list[Source]
+    if submission.kind == "image":
+        images = [submission.image]
+    elif submission.kind == "json":
+        images = _text_images(fields.pop("images", None))
+    else:
+        images = [file.data for file in submission.files]
+        if wrong := {file.name for file in submission.files} - {"images"}:
+            raise InvalidOption(f"files belong in the field `images`, not {', '.join(sorted(wrong))}")
+    options = parse_options(EmbedOptions, fields)
+    if not images:
+        raise Malformed("the request has no images")
+    if len(images) > settings.max_images_per_request:
+        raise TooManyImages(f"{len(images)} images, and the limit is {settings.max_images_per_request} per request")
+    return images, options
+
+
+def _text_images(value: Any) -> list[Source]:
+    if not isinstance(value, list) or not all(isinstance(image, str) for image in value):
+        raise Malformed('the JSON body needs "images": a list of base64 texts or data URIs')
+    return value
+
+
+def _abstain(outcome: Outcome, threshold: Threshold, options: EmbedOptions, services: Services) -> Outcome:
+    """The outcome, or the error it becomes when abstained with `on_abstain=error`."""
+    if isinstance(outcome, Problem) or not _abstains(outcome, threshold):
+        return outcome
+    services.metrics.abstentions.labels("uncertain_image").inc()
+    if options.on_abstain != "error":
+        return outcome
+    return abstained(outcome.scores.uncertainty, outcome.scores.percentile, threshold)
+
+
+def _abstains(embedded: Embedded, threshold: Threshold) -> bool:
+    return threshold.exceeded(embedded.scores.uncertainty, embedded.scores.percentile)
+
+
+def abstained(uncertainty: float, percentile: float, threshold: Threshold) -> Abstained:
+    """The error of an image above the threshold, with its numbers."""
+    return Abstained(
+        f"uncertainty {uncertainty:.4g} (percentile {percentile:.3f}) is above the threshold",
+        uncertainty=uncertainty,
+        percentile=percentile,
+        threshold=threshold.as_dict(),
+    )
+
+
+def encode_embedding(embedding: NDArray[np.float32], encoding: Encoding) -> NDArray[np.float32] | str:
+    """A (D,) embedding as JSON takes it: an array for orjson, or base64 of little-endian float32."""
+    if encoding == "float":
+        return np.ascontiguousarray(embedding)
+    return base64.b64encode(embedding.astype("<f4").tobytes()).decode()
+
+
+def timing_ms(timings: Sequence[Timing]) -> dict[str, float]:
+    """Milliseconds per stage, of the slowest image."""
+    return {
+        "decode": round(1000 * max((timing.decode_s for timing in timings), default=0.0), 3),
+        "queue": round(1000 * max((timing.queue_s for timing in timings), default=0.0), 3),
+        "inference": round(1000 * max((timing.inference_s for timing in timings), default=0.0), 3),
+    }
+
+
+def _as_json(answers: Sequence[Outcome], threshold: Threshold, options: EmbedOptions, services: Services) -> bytes:
+    content = {
+        "bundle": services.bundle.manifest.name,
+        "bundle_hash": services.bundle.hash,
+        "threshold": threshold.as_dict(),
+        "results": [_result(answer, threshold, options) for answer in answers],
+        "timing_ms": timing_ms([answer.timing for answer in answers if isinstance(answer, Embedded)]),
+    }
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _result(answer: Outcome, threshold: Threshold, options: EmbedOptions) -> dict[str, Any]:
+    if isinstance(answer, Problem):
+        return {"status": "error", "error": answer.as_dict()}
+    scores, abstains = answer.scores, _abstains(answer, threshold)
+    omit = abstains and options.on_abstain == "omit"
+    return {
+        "status": "ok",
+        "embedding": None if omit else encode_embedding(scores.embedding, options.encoding),
+        "uncertainty": scores.uncertainty,
+        "percentile": scores.percentile,
+        "novelty": scores.novelty,
+        "novelty_percentile": scores.novelty_percentile,
+        "abstained": abstains,
+    }
+
+
+def _as_npy(answers: Sequence[Outcome], threshold: Threshold, options: EmbedOptions) -> bytes:
+    embedded = [answer for answer in answers if isinstance(answer, Embedded)]
+    rows = np.stack([answer.scores.embedding for answer in embedded])  # (B, D)
+    if options.on_abstain == "omit":
+        rows[[_abstains(answer, threshold) for answer in embedded]] = np.nan
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, rows.astype("<f4", copy=False), allow_pickle=False)
+    return buffer.getvalue()

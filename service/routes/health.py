@@ -1,0 +1,85 @@
+"""Probes, metrics, and what is served."""
+
+import asyncio
+from typing import Any, Final
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from service.decide import default_threshold
+from service.lifecycle import Services, lifecycle_of, services_of
+from service.openapi import errors, package_version
+from service.schemas import HealthBody, ModelBody
+from service.telemetry import Metrics
+
+COUNT_TIMEOUT_S: Final = 1.0
+LIMITS: Final = (
+    "queue_images",
+    "max_image_bytes",
+    "max_pixels",
+    "max_images_per_request",
+    "max_body_bytes",
+    "request_timeout_s",
+    "upload_timeout_s",
+)
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/healthz", responses={200: {"model": HealthBody}, **errors(503)})
+async def healthz(request: Request) -> dict[str, str]:
+    """Whether the process can do its work: 503 means that only a restart will help. Loading and draining are fine."""
+    lifecycle = lifecycle_of(request)
+    lifecycle.check_alive()
+    return {"status": "ok" if lifecycle.services else "loading"}
+
+
+@router.get("/readyz", responses={200: {"model": HealthBody}, **errors(503)})
+async def readyz(request: Request) -> dict[str, str]:
+    """Whether to send requests here: 503 while loading, draining or unwell."""
+    lifecycle_of(request).check_ready()
+    return {"status": "ready"}
+
+
+@router.get("/model", responses={200: {"model": ModelBody}, **errors(401, 503)})
+async def model(request: Request) -> dict[str, Any]:
+    """The bundle, the device it runs on, and the limits that hold."""
+    services = services_of(request)
+    manifest, settings = services.bundle.manifest, services.settings
+    return {
+        "bundle": manifest.name,
+        "bundle_hash": services.bundle.hash,
+        "backbone": manifest.backbone.name,
+        "dimension": manifest.dimension,
+        "preprocessing": manifest.preprocessing.model_dump(),
+        "reference": {"dataset": manifest.reference.dataset, "count": manifest.reference.count},
+        "training": manifest.training.model_dump(),
+        "metrics": manifest.metrics,
+        "device": services.session.device.value,
+        "max_batch": services.session.max_batch,
+        "threshold": default_threshold(settings).as_dict(),
+        "limits": {name: getattr(settings, name) for name in LIMITS},
+        "version": package_version(),
+    }
+
+
+@router.get(
+    "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}, "description": "Prometheus."}}
+)
+async def metrics(request: Request) -> Response:
+    """Every `candor_*` metric, as Prometheus reads it."""
+    registered: Metrics = request.app.state.metrics
+    services = lifecycle_of(request).services
+    if services is not None:
+        await _count_gallery(services)
+    return Response(registered.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _count_gallery(services: Services) -> None:
+    """Bring the size of the gallery up to date; a gallery that does not answer must not cost us the other metrics."""
+    try:
+        async with asyncio.timeout(COUNT_TIMEOUT_S):
+            services.metrics.gallery_items.set(await services.gallery.count())
+    except Exception as error:
+        services.metrics.gallery_items.set(float("nan"))
+        services.logger.warning("gallery not counted", error=repr(error))

@@ -1,0 +1,209 @@
+"""The JSON of answers, for the documentation and for tests; endpoints write the same shapes without validating them."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ProblemBody(BaseModel):
+    """RFC 9457 `application/problem+json`; further members depend on the type."""
+
+    type: str = Field(description="What went wrong, stable across versions.", examples=["image_too_large"])
+    title: str
+    status: int = Field(examples=[413])
+    detail: str = Field(description="What went wrong this time, and what to do.")
+    request_id: str | None = Field(default=None, description="Absent in the error of one image among many.")
+
+
+class ThresholdBody(_Answer):
+    """The bound on uncertainty that held, and where it came from; at most one of the two is not null."""
+
+    uncertainty: float | None = Field(description="Raw uncertainty above which candor abstains.")
+    percentile: float | None = Field(description="Percentile above which candor abstains, 0 to 1.")
+    source: Literal["request", "settings", "none"]
+
+
+class TimingBody(_Answer):
+    """Milliseconds per stage, of the slowest image where there are several."""
+
+    decode: float
+    queue: float
+    inference: float
+
+
+class EmbedResult(_Answer):
+    """One image's embedding and how sure it is."""
+
+    status: Literal["ok"]
+    embedding: list[float] | str | None = Field(
+        description="D numbers of unit L2 norm; base64 of D little-endian float32 with `encoding=base64`; "
+        "null when abstained with `on_abstain=omit`."
+    )
+    uncertainty: float = Field(description="Raw; higher is less sure.")
+    percentile: float = Field(description="Share of the reference set that is less uncertain, 0 to 1.")
+    novelty: float = Field(description="Distance from the training images; higher is more unusual.")
+    novelty_percentile: float = Field(description="Share of the reference set that is less novel, 0 to 1.")
+    abstained: bool = Field(description="Whether the uncertainty is above the threshold.")
+
+
+class FailedResult(_Answer):
+    """One image that failed alone."""
+
+    status: Literal["error"]
+    error: ProblemBody
+
+
+class EmbedAnswer(_Answer):
+    """One result per image, in the order they were sent."""
+
+    bundle: str
+    bundle_hash: str
+    threshold: ThresholdBody
+    results: list[EmbedResult | FailedResult]
+    timing_ms: TimingBody
+
+
+class QueryBody(_Answer):
+    """How sure candor is of the query; null for a vector, which says nothing of its image."""
+
+    uncertainty: float | None
+    percentile: float | None
+
+
+class MatchBody(_Answer):
+    """An item near the query."""
+
+    id: str
+    score: float = Field(description="Cosine similarity.")
+    uncertainty: float
+    percentile: float
+    payload: dict[str, Any]
+
+
+class RemovedBody(_Answer):
+    """How many of the `limit` nearest items each condition took out; each counts once, under the first it failed."""
+
+    by_filter: int
+    by_uncertainty: int
+    by_score: int
+
+
+class GuaranteeBody(_Answer):
+    """What is certified about the matches; `none` without a policy."""
+
+    status: Literal["none"]
+
+
+class RetrieveThresholds(_Answer):
+    """The bounds on uncertainty that held for the query and for the items."""
+
+    query: ThresholdBody
+    result: ThresholdBody
+
+
+class RetrieveTiming(TimingBody):
+    """Milliseconds per stage."""
+
+    search: float
+
+
+class RetrieveAnswer(_Answer):
+    """The nearest items, or none and the reasons why."""
+
+    decision: Literal["match", "abstain"]
+    reasons: list[Literal["uncertain_query", "no_close_match"]]
+    query: QueryBody
+    threshold: RetrieveThresholds
+    matches: list[MatchBody]
+    removed: RemovedBody
+    p_correct: None = Field(description="Null without a policy.")
+    guarantee: GuaranteeBody
+    timing_ms: RetrieveTiming
+
+
+class StoredBody(_Answer):
+    """An item that is now on disk."""
+
+    status: Literal["ok"] = "ok"
+    id: str
+    uncertainty: float
+    percentile: float
+
+
+class RefusedBody(_Answer):
+    """An item that was not stored."""
+
+    status: Literal["error"]
+    id: str
+    error: ProblemBody
+
+
+class StoredMany(_Answer):
+    """One result per item, in the order they were sent."""
+
+    stored: int
+    failed: int
+    results: list[StoredBody | RefusedBody]
+
+
+class ItemBody(_Answer):
+    """An item of the gallery."""
+
+    id: str
+    uncertainty: float
+    percentile: float
+    payload: dict[str, Any]
+
+
+class ItemWithEmbedding(ItemBody):
+    """An item of the gallery and its embedding, as a list or base64."""
+
+    embedding: list[float] | str
+
+
+class GalleryPage(_Answer):
+    """The gallery, and one page of its items from the least to the most uncertain."""
+
+    count: int = Field(description="Items in the gallery.")
+    passing: int = Field(description="Items that pass the filter.")
+    bundle: str
+    bundle_hash: str
+    dimension: int
+    engine: str
+    offset: int
+    limit: int
+    items: list[ItemBody]
+
+
+class Deleted(_Answer):
+    """How many items were deleted."""
+
+    deleted: int
+
+
+class ModelBody(_Answer):
+    """What is served, and within which limits."""
+
+    bundle: str
+    bundle_hash: str
+    backbone: str
+    dimension: int
+    preprocessing: dict[str, Any]
+    reference: dict[str, Any]
+    training: dict[str, Any]
+    metrics: dict[str, Any]
+    device: str
+    max_batch: int
+    threshold: ThresholdBody
+    limits: dict[str, int | float]
+    version: str
+
+
+class HealthBody(_Answer):
+    """A probe's answer."""
+
+    status: Literal["ok", "loading", "ready"]

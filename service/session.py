@@ -1,0 +1,184 @@
+"""The inference session: one ONNX graph on one device, checked against its bundle and warmed before it serves."""
+
+import ctypes
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from models.bundle import Bundle
+from service.cores import usable_cores
+from service.settings import Device, Settings
+
+REQUIRED_OUTPUTS: Final = ("embedding", "uncertainty", "novelty")
+CUDA_PROVIDER: Final = "CUDAExecutionProvider"
+CPU_PROVIDER: Final = "CPUExecutionProvider"
+# Measured on two cores: a CPU gains nothing from large batches, and small ones keep latency low.
+DEFAULT_MAX_BATCH: Final = {Device.CPU: 4, Device.CUDA: 32}
+CUDA_OPTIONS: Final = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+DRIVER_VERSION: Final = Path("/proc/driver/nvidia/version")
+ERROR_SEVERITY: Final = 3
+
+
+class SessionError(Exception):
+    """A graph that cannot be served on the device that was asked for; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the graph says of B images: `embedding` is (B, D) of unit L2 norm, the others (B,)."""
+
+    embedding: NDArray[np.float32]
+    uncertainty: NDArray[np.float32]
+    novelty: NDArray[np.float32]
+
+
+class Session(Protocol):
+    """A graph ready to run."""
+
+    @property
+    def device(self) -> Device:
+        """Where it runs; never `auto`."""
+
+    @property
+    def max_batch(self) -> int:
+        """Most images of one call."""
+
+    def run(self, images: Sequence[NDArray[np.uint8]]) -> Outputs:
+        """Images of (H, W, 3), at most `max_batch` of them, to outputs in the same order."""
+
+
+class OnnxSession:
+    """An onnxruntime session fed in a fixed set of batch sizes, so that each shape is planned once."""
+
+    def __init__(self, session: ort.InferenceSession, device: Device, max_batch: int, size: int) -> None:
+        self.device = device
+        self.max_batch = max_batch
+        self.buckets = batch_buckets(max_batch)
+        self._session = session
+        self._size = size
+
+    def run(self, images: Sequence[NDArray[np.uint8]]) -> Outputs:
+        """Pad to the next bucket, run, and drop the padding."""
+        count = len(images)
+        bucket = next(bucket for bucket in self.buckets if bucket >= count)
+        batch = np.zeros((bucket, self._size, self._size, 3), dtype=np.uint8)
+        batch[:count] = images
+        embedding, uncertainty, novelty = self._session.run(list(REQUIRED_OUTPUTS), {"image": batch})
+        return Outputs(embedding[:count], uncertainty[:count], novelty[:count])
+
+
+def batch_buckets(max_batch: int) -> tuple[int, ...]:
+    """Ascending batch sizes up to `max_batch`: powers of two and the sizes midway, so that padding stays below a third.
+
+    >>> batch_buckets(10)
+    (1, 2, 3, 4, 6, 8, 10)
+    """
+    powers = [2**i for i in range(max_batch.bit_length())]
+    sizes = {*powers, *(3 * power // 2 for power in powers[1:]), max_batch}
+    return tuple(sorted(size for size in sizes if size <= max_batch))
+
+
+def open_session(bundle: Bundle, settings: Settings) -> OnnxSession:
+    """Load the bundle's graph on the device asked for, check its inputs and outputs, and warm every bucket.
+
+    Raises:
+        SessionError: where CUDA was asked for and is missing, or the graph is not what the manifest says.
+    """
+    device, session = _create(bundle.graph_path, settings)
+    _check_signature(session, bundle)
+    max_batch = settings.max_batch or DEFAULT_MAX_BATCH[device]
+    opened = OnnxSession(session, device, max_batch, bundle.preprocessing.size)
+    _warm(opened, bundle)
+    return opened
+
+
+def _create(graph: Path, settings: Settings) -> tuple[Device, ort.InferenceSession]:
+    if settings.device is Device.CPU or (settings.device is Device.AUTO and missing_for_cuda()):
+        return Device.CPU, _create_on(graph, settings, [CPU_PROVIDER])
+    missing = missing_for_cuda()
+    if not missing:
+        ort.preload_dlls(directory="")  # the CUDA and cuDNN of the installed wheels, before the first session
+        session = _create_on(graph, settings, [(CUDA_PROVIDER, CUDA_OPTIONS), CPU_PROVIDER])
+        if CUDA_PROVIDER in session.get_providers():
+            return Device.CUDA, session
+        missing = [
+            "onnxruntime could not start CUDA (its error is above): CUDA or cuDNN is missing, or another version"
+        ]
+    if settings.device is Device.AUTO:
+        return Device.CPU, _create_on(graph, settings, [CPU_PROVIDER])
+    raise SessionError("CANDOR_DEVICE=cuda, but CUDA cannot be had here:" + "".join(f"\n- {item}" for item in missing))
+
+
+def _create_on(graph: Path, settings: Settings, providers: list[Any]) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = settings.threads or usable_cores()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = ERROR_SEVERITY
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(graph, options, providers=providers)
+    except Exception as error:
+        raise SessionError(f"onnxruntime cannot load {graph}: {error}") from error
+
+
+def missing_for_cuda() -> list[str]:
+    """What keeps this process from CUDA, in words for the operator; empty when nothing is known to be missing."""
+    problems = []
+    providers = ort.get_available_providers()
+    if CUDA_PROVIDER not in providers:
+        installed = ", ".join(_installed_runtimes()) or "none"
+        problems.append(
+            f"onnxruntime has no CUDA provider (installed: {installed}; providers: {', '.join(providers)}): "
+            "use the gpu image or an environment with `candor[gpu]`, never together with `candor[cpu]`"
+        )
+    if not _driver_loads():
+        version = "is loaded in the kernel but its library is not" if DRIVER_VERSION.exists() else "is not"
+        problems.append(f"the NVIDIA driver {version} visible here (libcuda.so.1): on Docker start with `--gpus all`")
+    return problems
+
+
+def _installed_runtimes() -> list[str]:
+    """Installed distributions that provide the module `onnxruntime`, with versions."""
+    names = importlib.metadata.packages_distributions().get("onnxruntime", [])
+    return [f"{name} {importlib.metadata.version(name)}" for name in sorted(set(names))]
+
+
+def _driver_loads() -> bool:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def _check_signature(session: ort.InferenceSession, bundle: Bundle) -> None:
+    """Refuse a graph whose input or outputs differ from the manifest's."""
+    size, dimension = bundle.preprocessing.size, bundle.manifest.dimension
+    inputs = [(node.name, node.type, list(node.shape)[1:]) for node in session.get_inputs()]
+    if inputs != [("image", "tensor(uint8)", [size, size, 3])]:
+        raise SessionError(f"the graph takes {inputs}, not one uint8 `image` of (B, {size}, {size}, 3)")
+    outputs = {node.name: list(node.shape)[1:] for node in session.get_outputs()}
+    if sorted(outputs) != sorted(bundle.manifest.outputs) or not set(REQUIRED_OUTPUTS) <= set(outputs):
+        raise SessionError(f"the graph gives {sorted(outputs)}, the manifest says {sorted(bundle.manifest.outputs)}")
+    if outputs["embedding"] != [dimension]:
+        raise SessionError(f"the graph's embedding is {outputs['embedding']} wide, the manifest says {dimension}")
+
+
+def _warm(session: OnnxSession, bundle: Bundle) -> None:
+    """Run each bucket once, the largest first so that memory is taken once, and check the numbers that come out."""
+    size = bundle.preprocessing.size
+    noise = np.random.default_rng(0).integers(0, 256, (session.max_batch, size, size, 3), dtype=np.uint8)
+    for bucket in reversed(session.buckets):
+        outputs = session.run(list(noise[:bucket]))
+    for name in REQUIRED_OUTPUTS:
+        if not np.isfinite(getattr(outputs, name)).all():
+            raise SessionError(f"the graph's {name} is not finite on noise")
+    if not np.allclose(np.linalg.norm(outputs.embedding, axis=1), 1.0, atol=1e-3):
+        raise SessionError("the graph's embedding is not of unit L2 norm")

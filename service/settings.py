@@ -1,0 +1,136 @@
+"""Settings: `CANDOR_*` environment variables, checked once at start and passed down."""
+
+import difflib
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from models.bundle import DEFAULT_BUNDLE
+
+PREFIX = "CANDOR_"
+MIB = 2**20
+
+
+class Device(StrEnum):
+    """Where the graph runs."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class LogFormat(StrEnum):
+    """How a log line is written."""
+
+    AUTO = "auto"
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used; the message names each variable and what is wrong with it."""
+
+
+class Settings(BaseSettings):
+    """Everything an operator may set; each field is the variable `CANDOR_` + its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on; `0.0.0.0` for every interface.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and logs it.")
+    bundle: Path = Field(default=DEFAULT_BUNDLE, description="Bundle folder; the one that ships with candor if unset.")
+    gallery: str = Field(
+        default="candor-gallery",
+        min_length=1,
+        description="Gallery: a folder (relative to where the server starts) or a URL such as `s3://bucket/path`.",
+    )
+    device: Device = Field(
+        default=Device.AUTO,
+        description="`cuda` refuses to start where it cannot be had, `auto` takes it if it works, else `cpu`.",
+    )
+    threads: int = Field(
+        default=0, ge=0, le=1024, description="Threads of one inference; 0: the cores this process may use."
+    )
+    decode_workers: int = Field(
+        default=0, ge=0, le=1024, description="Images decoded at a time; 0: the cores this process may use."
+    )
+    max_batch: int = Field(default=0, ge=0, le=1024, description="Images in one inference; 0: 4 on a CPU, 32 on CUDA.")
+    queue_images: int = Field(
+        default=256, ge=1, description="Images accepted and not yet answered; a request beyond that is answered 429."
+    )
+    max_image_bytes: int = Field(default=20 * MIB, ge=1, description="Bytes of one encoded image (413 beyond).")
+    max_pixels: int = Field(
+        default=50_000_000, ge=1, description="Pixels of one image, checked before it is decoded (413 beyond)."
+    )
+    max_images_per_request: int = Field(default=64, ge=1, description="Images in one request (413 beyond).")
+    max_body_bytes: int = Field(default=64 * MIB, ge=1, description="Bytes of a JSON or multipart body (413 beyond).")
+    max_uncertainty: float | None = Field(
+        default=None,
+        allow_inf_nan=False,
+        description="Abstain above this raw uncertainty, where the request names no threshold.",
+    )
+    max_percentile: float | None = Field(
+        default=None, ge=0, le=1, description="Abstain above this percentile of uncertainty; excludes the raw one."
+    )
+    request_timeout_s: float = Field(
+        default=30.0, gt=0, description="Seconds from a request's last byte to its answer (504 beyond)."
+    )
+    upload_timeout_s: float = Field(default=30.0, gt=0, description="Seconds for a body to arrive (408 beyond).")
+    drain_timeout_s: float = Field(
+        default=30.0, gt=0, description="Seconds that accepted requests are given to finish after SIGTERM."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe log lines to write; `debug` adds the access lines of probes."
+    )
+    log_format: LogFormat = Field(
+        default=LogFormat.AUTO, description="`json`, `console`, or `auto`: console on a terminal, else JSON."
+    )
+    api_key: SecretStr | None = Field(
+        default=None,
+        min_length=8,
+        description="When set, requests other than probes and `/docs` need `Authorization: Bearer KEY` (401).",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.max_uncertainty is not None and self.max_percentile is not None:
+            raise ValueError("CANDOR_MAX_UNCERTAINTY and CANDOR_MAX_PERCENTILE exclude each other: set one")
+        if self.max_images_per_request > self.queue_images:
+            raise ValueError(
+                f"CANDOR_MAX_IMAGES_PER_REQUEST ({self.max_images_per_request}) must not be above "
+                f"CANDOR_QUEUE_IMAGES ({self.queue_images}), or such a request could never be admitted"
+            )
+        return self
+
+
+def read_settings(overrides: Mapping[str, Any]) -> Settings:
+    """Settings from the environment, `overrides` (from the command line) before it.
+
+    Raises:
+        SettingsError: one line per variable at fault.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_problem(item["loc"], item["msg"]) for item in error.errors())) from error
+
+
+def _problem(location: tuple[int | str, ...], message: str) -> str:
+    text = message.removeprefix("Value error, ")
+    return f"{variable(str(location[0]))}: {text}" if location else text
+
+
+def variable(field: str) -> str:
+    """The environment variable of a field."""
+    return PREFIX + field.upper()
+
+
+def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
+    """`CANDOR_*` variables that no field reads -> the nearest one that exists, or None."""
+    known = [variable(field) for field in Settings.model_fields]
+    unknown = sorted(name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known)
+    return {name: next(iter(difflib.get_close_matches(name.upper(), known, n=1)), None) for name in unknown}

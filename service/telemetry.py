@@ -1,0 +1,162 @@
+"""What the server says about itself: Prometheus metrics in a registry of its own, and one log line per request."""
+
+import logging
+import sys
+from dataclasses import dataclass
+from typing import Any, Final, TextIO
+
+import orjson
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+from models.bundle import Bundle
+from service.settings import Device, LogFormat, Settings
+
+LATENCY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+BATCH_BUCKETS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
+PERCENTILE_BUCKETS: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+STAGES: Final = ("decode", "queue", "inference", "encode")
+
+Logger = structlog.typing.FilteringBoundLogger
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Every `candor_*` metric; made once per app."""
+
+    registry: CollectorRegistry
+    requests: Counter
+    request_seconds: Histogram
+    in_flight: Gauge
+    stage_seconds: Histogram
+    batch_size: Histogram
+    queue: Gauge
+    images: Counter
+    abstentions: Counter
+    uncertainty_percentile: Histogram
+    novelty_percentile: Histogram
+    gallery_items: Gauge
+    ready: Gauge
+    model_info: Gauge
+
+    def render(self) -> bytes:
+        """The text that Prometheus reads."""
+        return generate_latest(self.registry)
+
+
+def make_metrics() -> Metrics:
+    """All metrics at zero, in a new registry, with those of the process (CPU, memory, files) beside them."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    metrics = Metrics(
+        registry=registry,
+        requests=Counter("candor_requests", "Requests answered.", ["method", "route", "status"], registry=registry),
+        request_seconds=Histogram(
+            "candor_request_seconds",
+            "Seconds from a request's first byte to its answer's last.",
+            ["method", "route"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        ),
+        in_flight=Gauge("candor_requests_in_flight", "Requests not yet answered.", registry=registry),
+        stage_seconds=Histogram(
+            "candor_stage_seconds",
+            "Seconds per image in decode, queue and inference, and per answer in encode.",
+            ["stage"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        ),
+        batch_size=Histogram("candor_batch_size", "Images per inference.", buckets=BATCH_BUCKETS, registry=registry),
+        queue=Gauge("candor_queue_images", "Images accepted and not yet answered.", registry=registry),
+        images=Counter(
+            "candor_images", "Images by outcome: ok, or the type of the error.", ["outcome"], registry=registry
+        ),
+        abstentions=Counter("candor_abstentions", "Abstentions by reason.", ["reason"], registry=registry),
+        uncertainty_percentile=Histogram(
+            "candor_uncertainty_percentile",
+            "Percentile of uncertainty of each image, in the bundle's reference set.",
+            buckets=PERCENTILE_BUCKETS,
+            registry=registry,
+        ),
+        novelty_percentile=Histogram(
+            "candor_novelty_percentile",
+            "Percentile of novelty of each image, in the bundle's reference set.",
+            buckets=PERCENTILE_BUCKETS,
+            registry=registry,
+        ),
+        gallery_items=Gauge("candor_gallery_items", "Items in the gallery.", registry=registry),
+        ready=Gauge("candor_ready", "1 while the server takes requests.", registry=registry),
+        model_info=Gauge(
+            "candor_model_info",
+            "1, labelled with what is served.",
+            ["bundle", "hash", "backbone", "device"],
+            registry=registry,
+        ),
+    )
+    for stage in STAGES:
+        metrics.stage_seconds.labels(stage)
+    return metrics
+
+
+def uncertainty_histogram(bundle: Bundle, registry: CollectorRegistry) -> Histogram:
+    """Raw uncertainty, in buckets at this bundle's own percentiles: its scale is no other bundle's."""
+    quantiles = bundle.manifest.reference.uncertainty
+    last = len(quantiles) - 1
+    edges = sorted({quantiles[round(share * last)] for share in (*PERCENTILE_BUCKETS, 1.0)})
+    return Histogram("candor_uncertainty", "Raw uncertainty of each image.", buckets=edges, registry=registry)
+
+
+def name_model(metrics: Metrics, bundle: Bundle, device: Device) -> None:
+    """Say which bundle is served, and where it runs."""
+    manifest = bundle.manifest
+    metrics.model_info.labels(manifest.name, bundle.hash, manifest.backbone.name, device.value).set(1)
+
+
+def make_logger(settings: Settings, stream: TextIO) -> Logger:
+    """A logger that writes one line per event to `stream`."""
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    logger: Logger = structlog.wrap_logger(
+        structlog.WriteLogger(stream),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *_renderers(settings.log_format, stream),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+    )
+    return logger
+
+
+def _renderers(log_format: LogFormat, stream: TextIO) -> list[Any]:
+    console = log_format is LogFormat.CONSOLE or (log_format is LogFormat.AUTO and stream.isatty())
+    if console:
+        return [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_dumps)]
+
+
+def _dumps(event: dict[str, Any], **_: Any) -> str:
+    return orjson.dumps(event, default=str).decode()
+
+
+class ForwardToLogger(logging.Handler):
+    """Writes what libraries log through the standard module as lines of ours."""
+
+    def __init__(self, logger: Logger) -> None:
+        super().__init__()
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One record, one line; its own level and its traceback kept."""
+        exc_info = record.exc_info if record.exc_info and record.exc_info[0] else None
+        extra = {"exc_info": exc_info} if exc_info else {}
+        self._logger.log(record.levelno, record.getMessage(), logger=record.name, **extra)
+
+
+def capture_library_logs(logger: Logger) -> None:
+    """Send warnings and worse of every library through our logger; called by `main` only."""
+    logging.basicConfig(handlers=[ForwardToLogger(logger)], level=logging.WARNING, force=True)
+
+
+def stderr_logger(settings: Settings) -> Logger:
+    """The server's logger."""
+    return make_logger(settings, sys.stderr)
