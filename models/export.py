@@ -106,7 +106,7 @@ def export_bundle(
     export_graph(model, torch.from_numpy(images[:2]), partial / GRAPH_FILE, OUTPUTS)
     parity = measure_parity(model, partial / GRAPH_FILE, images)
     _require_parity(parity)
-    licence = str(backbone.training.get("licence", "unknown"))
+    details = {key: value for key, value in backbone.training.items() if key not in ("data", "licence", "command", "commit")}
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         name=name,
@@ -121,7 +121,11 @@ def export_bundle(
             uncertainty=_rounded(calibration.uncertainty),
             novelty=_rounded(calibration.novelty),
         ),
-        training=Training(data=str(backbone.training["data"]), licence=licence, details=dict(backbone.training)),
+        training=Training(
+            data=str(backbone.training.get("data", "unknown")),
+            licence=str(backbone.training.get("licence", "unknown")),
+            details=details,
+        ),
         calibration={"novelty_shrinkage": calibration.novelty_model.shrinkage},
         metrics={**metrics, "parity": asdict(parity)},
         versions=_versions(),

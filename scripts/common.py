@@ -70,6 +70,9 @@ def current_commit() -> str:
 
 
 def log_to_stderr() -> logging.Logger:
-    """Plain progress lines on stderr."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    return logging.getLogger("candor")
+    """The project's own logger, with plain lines on stderr."""
+    log = logging.getLogger("candor")
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler(sys.stderr))
+        log.setLevel(logging.INFO)
+    return log

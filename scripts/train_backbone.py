@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     teacher = _load_teacher(options.teacher, select(dataset, index).fingerprint) if options.teacher else None
     augmentation = teacher.augmentation if teacher else Augmentation(options.min_scale, options.jitter, schedule.seed)
     training = {
-        "data": dataset.name,
+        "data": options.data_note or dataset.name,
         "images": index.size,
         "licence": options.licence,
         "teacher": options.teacher_note if teacher else "none",
@@ -278,6 +278,7 @@ def _arguments() -> argparse.ArgumentParser:
     arguments.add_argument("--limit", type=int, help="train on at most this many images, drawn at random")
     arguments.add_argument("--validation", help="spec of images of the same classes, for the accuracy by epoch")
     arguments.add_argument("--validation-limit", type=int, default=2000)
+    arguments.add_argument("--data-note", help="what the data is, for the record, instead of its spec")
     arguments.add_argument("--licence", default="unknown", help="terms of the training data")
     arguments.add_argument("--size", type=int, help="input size in pixels, instead of the model's own settings")
     arguments.add_argument("--crop-pct", type=float, default=1.0, help="share of the short side kept for evaluation")
