@@ -61,6 +61,11 @@ def test_exact_duplicates_are_each_others_neighbours_and_self_is_excluded_by_ind
     assert nearest[:3].tolist() == [[1, 2, 3], [0, 2, 3], [0, 1, 3]]
 
 
+def test_equal_cosines_come_by_ascending_index() -> None:
+    nearest, _ = k_nearest(np.tile([0.0, 1.0, 0.0], (60, 1)), 59)
+    assert nearest.tolist() == [[j for j in range(60) if j != i] for i in range(60)]
+
+
 def test_duplicates_with_other_labels_count_as_misses_for_r_auroc() -> None:
     """Dropping the first hit by rank, as the reference code does, would count an image as its own hit here."""
     random = np.random.default_rng(5)
