@@ -19,8 +19,6 @@ RUNTIME := $(if $(GPU),gpu,cpu)
 SERVE := .venv/serve$(if $(GPU),-gpu)
 DEV := .venv/dev
 
-CODE := candor.py models uncertainty service scripts tests $(wildcard benchmarks)
-
 .PHONY: help serve test check format reproduce bench requirements image clean
 
 help: ## List what make can do

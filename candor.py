@@ -34,6 +34,7 @@ EXTRAS: Final = {
     "matplotlib": "train",
     "onnx": "train",
     "onnxscript": "train",
+    "safetensors": "train",
     "scipy": "train",
     "timm": "train",
     "torch": "train",
