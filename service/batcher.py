@@ -83,12 +83,14 @@ class Batcher(Generic[Item, Result]):
         *,
         max_batch: int,
         on_batch: Callable[[int], None] = lambda size: None,
+        on_death: Callable[[BaseException], None] = lambda error: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.seconds_per_image = 0.0
         self._run = run
         self._max_batch = max_batch
         self._on_batch = on_batch
+        self._on_death = on_death
         self._clock = clock
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._running: list[_Waiting[Item, Result]] = []
@@ -173,8 +175,9 @@ class Batcher(Generic[Item, Result]):
                 entry.future.set_exception(_dead())
         self._running, self._running_since = [], None
         self._waiting.clear()
-        if not loop.cancelled():
-            loop.exception()  # marks it as seen; `alive` tells the health check
+        error = None if loop.cancelled() else loop.exception()
+        if error is not None:
+            self._on_death(error)
 
 
 def _settle(entry: _Waiting[Item, Result], outcome: Result | Exception, queue_s: float, run_s: float) -> None:

@@ -71,13 +71,20 @@ class Pipeline:
         self._uncertainty = uncertainty_histogram(bundle, metrics.registry)
         self._logger = logger
         self._decoders = ThreadPoolExecutor(settings.decode_workers or usable_cores(), "candor-decode")
-        self._batcher = Batcher(self._infer, max_batch=session.max_batch, on_batch=metrics.batch_size.observe)
+        self._batcher = Batcher(
+            self._infer, max_batch=session.max_batch, on_batch=metrics.batch_size.observe, on_death=self._log_death
+        )
         metrics.queue.set_function(lambda: self.admission.images)
 
     @property
     def alive(self) -> bool:
         """Whether images are still being run."""
         return self._batcher.alive
+
+    @property
+    def waiting(self) -> int:
+        """Decoded images that wait for the session."""
+        return self._batcher.waiting
 
     def busy_s(self) -> float:
         """Seconds that the inference now running has taken so far."""
@@ -103,6 +110,9 @@ class Pipeline:
         """Finish what runs, drop what waits."""
         await self._batcher.close()
         await asyncio.to_thread(self._decoders.shutdown, cancel_futures=True)
+
+    def _log_death(self, error: BaseException) -> None:
+        self._logger.error("the inference loop has died; restart this process", exc_info=error)
 
     async def _embed_one(self, source: Source) -> Outcome:
         admitted = time.perf_counter()

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat,
 from service.decide import Threshold, resolve_threshold
 from service.errors import DeadlineExceeded, InvalidId, InvalidOption, Malformed, Problem, TooManyImages, UnknownId
 from service.gallery.base import Item
+from service.gallery.filters import flatten
 from service.intake import (
     DEADLINE,
     Submission,
@@ -372,6 +373,10 @@ def _check_content(new: NewItem) -> NewItem:
         raise Malformed("give an image, or a vector with its uncertainty")
     if (vector is None) != (uncertainty is None):
         raise InvalidOption("a vector needs its uncertainty beside it, and an image must not have one: candor finds it")
+    try:
+        flatten(new.content.payload)
+    except ValueError as error:
+        raise InvalidOption(str(error)) from error
     return new
 
 

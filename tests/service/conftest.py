@@ -1,0 +1,90 @@
+"""Fixtures of the server's tests: the tiny bundle, and an app that runs in this process."""
+
+import asyncio
+import io
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx2 import ASGITransport, AsyncClient
+
+from models.bundle import Bundle, load_bundle
+from service.app import Openers, create_app
+from service.lifecycle import Services
+from service.session import Session, open_session
+from service.settings import Settings
+from service.telemetry import make_logger
+from tests.service.bundle_factory import make_bundle
+from tests.service.fakes import FakeGallery
+
+
+@dataclass(frozen=True)
+class Running:
+    """An app in this process, a client to it, and what it logged."""
+
+    app: FastAPI
+    client: AsyncClient
+    gallery: FakeGallery
+    log: io.StringIO
+
+    @property
+    def services(self) -> Services:
+        services: Services = self.app.state.lifecycle.require_services()
+        return services
+
+
+Start = Callable[..., AbstractAsyncContextManager[Running]]
+
+
+@pytest.fixture(scope="session")
+def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def bundle(bundle_path: Path) -> Bundle:
+    return load_bundle(bundle_path)
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of whoever runs the tests are not the tests'."""
+    for name in list(os.environ):
+        if name.startswith("CANDOR_") and name != "CANDOR_TEST_DATA":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def start(bundle_path: Path) -> Start:
+    """Start an app with these settings; `wrap` may replace its session."""
+
+    @asynccontextmanager
+    async def start(
+        wrap: Callable[[Session], Session] = lambda session: session, *, ready: bool = True, **overrides: Any
+    ) -> AsyncIterator[Running]:
+        settings = Settings(**{"bundle": bundle_path, "device": "cpu", "log_format": "json", **overrides})
+        gallery, log = FakeGallery(), io.StringIO()
+
+        async def open_fake(bundle: Bundle, settings: Settings) -> FakeGallery:
+            return gallery
+
+        openers = Openers(session=lambda bundle, settings: wrap(open_session(bundle, settings)), gallery=open_fake)
+        app = create_app(settings, openers=openers, logger=make_logger(settings, log))
+        async with app.router.lifespan_context(app):
+            async with AsyncClient(transport=ASGITransport(app), base_url="http://candor") as client:
+                while ready and (await client.get("/readyz")).status_code != 200:
+                    await asyncio.sleep(0.005)
+                yield Running(app, client, gallery, log)
+
+    return start
+
+
+@pytest.fixture
+async def running(start: Start) -> AsyncIterator[Running]:
+    async with start() as running:
+        yield running

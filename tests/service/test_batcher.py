@@ -1,0 +1,209 @@
+"""The batcher's logic, with a `run` that obeys the test and a clock that stands still until told."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from service.batcher import Admission, Batcher
+from service.errors import Overloaded, Unavailable
+
+
+class Clock:
+    """Time in seconds, moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Machine:
+    """Squares numbers once the gate is open; negative ones raise."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Semaphore(0)
+        self.batches: list[list[int]] = []
+
+    def __call__(self, items: Sequence[int]) -> list[int]:
+        self.batches.append(list(items))
+        self.entered.release()
+        assert self.gate.wait(30)
+        if any(item < 0 for item in items):
+            raise ArithmeticError(f"negative: {min(items)}")
+        return [item * item for item in items]
+
+
+@asynccontextmanager
+async def batching(run: Any, **options: Any) -> AsyncIterator[Batcher[int, int]]:
+    batcher: Batcher[int, int] = Batcher(run, max_batch=4, **options)
+    try:
+        yield batcher
+    finally:
+        await batcher.close()
+
+
+async def waiting(batcher: Batcher[int, int], count: int) -> None:
+    while batcher.waiting != count:
+        await asyncio.sleep(0.001)
+
+
+async def hold_busy(machine: Machine, batcher: Batcher[int, int]) -> "asyncio.Task[Any]":
+    """Send one item into the machine and keep it there."""
+    machine.gate.clear()
+    task = asyncio.create_task(batcher.submit(0))
+    await asyncio.to_thread(machine.entered.acquire)
+    return task
+
+
+async def test_a_lone_item_never_waits() -> None:
+    machine, clock = Machine(), Clock()
+    async with batching(machine, clock=clock) as batcher:
+        for item in (3, 4, 5):  # each runs at once, by itself, though the clock never moves
+            done = await asyncio.wait_for(batcher.submit(item), 10)
+            assert (done.value, done.queue_s) == (item * item, 0.0)
+
+    assert machine.batches == [[3], [4], [5]]
+
+
+async def test_what_waits_while_busy_is_batched_in_order_up_to_the_most() -> None:
+    machine = Machine()
+    async with batching(machine) as batcher:
+        first = await hold_busy(machine, batcher)
+        others = [asyncio.create_task(batcher.submit(item)) for item in range(1, 8)]
+        await waiting(batcher, 7)
+        machine.gate.set()
+        results = [(await task).value for task in (first, *others)]
+
+    assert machine.batches == [[0], [1, 2, 3, 4], [5, 6, 7]]
+    assert results == [0, 1, 4, 9, 16, 25, 36, 49]
+
+
+async def test_the_time_waited_and_the_time_run_are_told_apart() -> None:
+    machine, clock = Machine(), Clock()
+    async with batching(machine, clock=clock) as batcher:
+        first = await hold_busy(machine, batcher)
+        clock.now = 1.0
+        second = asyncio.create_task(batcher.submit(1))
+        await waiting(batcher, 1)
+        clock.now = 3.0
+        assert batcher.busy_s() == 3.0
+        machine.gate.set()
+        done = await first, await second
+
+    assert [(result.queue_s, result.run_s) for result in done] == [(0.0, 3.0), (2.0, 0.0)]
+
+
+async def test_an_item_at_fault_fails_alone() -> None:
+    machine = Machine()
+    async with batching(machine) as batcher:
+        first = await hold_busy(machine, batcher)
+        tasks = [asyncio.create_task(batcher.submit(item)) for item in (1, -2, 3)]
+        await waiting(batcher, 3)
+        machine.gate.set()
+        await first
+        one, bad, three = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(bad, ArithmeticError)
+        assert not isinstance(one, BaseException)
+        assert not isinstance(three, BaseException)
+        assert (one.value, three.value) == (1, 9)
+        assert (await batcher.submit(5)).value == 25
+
+    assert machine.batches == [[0], [1, -2, 3], [1], [-2], [3], [5]]
+
+
+async def test_too_few_results_are_an_error_not_a_shift() -> None:
+    async with batching(lambda items: []) as batcher:
+        with pytest.raises(RuntimeError, match="0 results for 1 items"):
+            await batcher.submit(1)
+
+
+async def test_a_cancelled_item_leaves_the_queue() -> None:
+    machine = Machine()
+    async with batching(machine) as batcher:
+        first = await hold_busy(machine, batcher)
+        tasks = [asyncio.create_task(batcher.submit(item)) for item in (1, 2, 3)]
+        await waiting(batcher, 3)
+        tasks[1].cancel()
+        await waiting(batcher, 2)
+        machine.gate.set()
+        await first
+        assert [(await tasks[i]).value for i in (0, 2)] == [1, 9]
+
+    assert machine.batches == [[0], [1, 3]]
+
+
+async def test_an_item_cancelled_while_it_runs_troubles_nobody() -> None:
+    machine = Machine()
+    async with batching(machine) as batcher:
+        first = await hold_busy(machine, batcher)
+        second = asyncio.create_task(batcher.submit(2))
+        await waiting(batcher, 1)
+        first.cancel()
+        machine.gate.set()
+        assert (await second).value == 4
+
+
+async def test_the_death_of_the_loop_fails_whoever_waits_and_is_told() -> None:
+    class Fatal(BaseException):
+        """Not an error of one item."""
+
+    entered, gate, deaths = threading.Event(), threading.Event(), []
+
+    def die(items: Sequence[int]) -> list[int]:
+        entered.set()
+        assert gate.wait(30)
+        raise Fatal
+
+    async with batching(die, on_death=deaths.append) as batcher:
+        tasks = [asyncio.create_task(batcher.submit(item)) for item in (1, 2)]
+        await asyncio.to_thread(entered.wait)
+        assert batcher.alive
+        gate.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+
+        assert [type(result) for result in results] == [Unavailable, Unavailable]
+        assert not batcher.alive
+        assert [type(death) for death in deaths] == [Fatal]
+        with pytest.raises(Unavailable):
+            await batcher.submit(3)
+
+
+async def test_closing_fails_whoever_still_waits() -> None:
+    machine = Machine()
+    async with batching(machine) as batcher:
+        await hold_busy(machine, batcher)
+        second = asyncio.create_task(batcher.submit(1))
+        await waiting(batcher, 1)
+        machine.gate.set()
+    with pytest.raises(Unavailable):
+        await second
+
+
+def test_admission_counts_images_and_takes_all_or_none() -> None:
+    admission = Admission(10)
+    with admission.hold(6, seconds_per_image=2.0):
+        with pytest.raises(Overloaded) as refused, admission.hold(5, seconds_per_image=2.0):
+            pass
+        assert admission.images == 6
+        with admission.hold(4, seconds_per_image=2.0):
+            assert admission.images == 10
+            with pytest.raises(Overloaded):
+                admission.refuse_if_full()
+        admission.refuse_if_full()
+    assert admission.images == 0
+    assert refused.value.headers == {"Retry-After": "12"}
+
+
+def test_admission_gives_the_room_back_when_the_request_fails() -> None:
+    admission = Admission(1)
+    with pytest.raises(ZeroDivisionError), admission.hold(1, 0.0):
+        raise ZeroDivisionError
+    with admission.hold(1, 0.0):
+        assert admission.images == 1
