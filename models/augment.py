@@ -1,6 +1,7 @@
 """Random views of an image, the same whenever and at whatever size they are asked for.
 
-A view is decided by `(seed, index, view)` alone, so a student and its teacher, or a cache and its reader, see the same crop.
+A view is decided by `(seed, index, number)` alone, so a student and its teacher, or a cache and its reader, see the
+same crop.
 """
 
 import math
@@ -43,9 +44,7 @@ def view(
     return np.array(cropped, dtype=np.uint8)  # (size, size, 3)
 
 
-def _crop_box(
-    size: tuple[int, int], min_scale: float, rng: np.random.Generator
-) -> tuple[float, float, float, float]:
+def _crop_box(size: tuple[int, int], min_scale: float, rng: np.random.Generator) -> tuple[float, float, float, float]:
     """A box of `min_scale`-1 of the area and aspect ratio 3/4-4/3, in pixels, shrunk where it would not fit."""
     width, height = size
     area = width * height * rng.uniform(min_scale, 1.0)

@@ -1,4 +1,4 @@
-"""A backbone: any timm image model, its preprocessing and its classes, kept as safetensors beside a JSON description."""
+"""A backbone: any timm image model, its preprocessing and its classes, kept as safetensors beside JSON."""
 
 import hashlib
 import json
@@ -77,13 +77,17 @@ def represent(module: nn.Module, images: Tensor, preprocessing: Preprocessing) -
     mean = torch.tensor(preprocessing.mean, device=images.device)
     std = torch.tensor(preprocessing.std, device=images.device)
     pixels = (images.float() / 255 - mean) / std  # (b, h, w, 3)
-    features = module.forward_features(pixels.permute(0, 3, 1, 2))  # type: ignore[operator]
-    return module.forward_head(features, pre_logits=True)  # type: ignore[operator, no-any-return]
+    timm_module: Any = module
+    features = timm_module.forward_features(pixels.permute(0, 3, 1, 2))
+    representation: Tensor = timm_module.forward_head(features, pre_logits=True)
+    return representation
 
 
 def classify(module: nn.Module, representation: Tensor) -> Tensor:
     """Logits of representations: (b, d) -> (b, c)."""
-    return module.get_classifier()(representation)  # type: ignore[operator, no-any-return]
+    timm_module: Any = module
+    logits: Tensor = timm_module.get_classifier()(representation)
+    return logits
 
 
 def save_backbone(backbone: Backbone, folder: Path) -> None:

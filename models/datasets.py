@@ -36,7 +36,8 @@ class DatasetError(ValueError):
 class Dataset:
     """Labelled images, decoded one at a time.
 
-    `labels` is (n,) int64, indices into `classes`; `image(i)` decodes image i to RGB; `fingerprint` changes with content.
+    `labels` is (n,) int64, indices into `classes`; `image(i)` decodes image i to RGB; `fingerprint` changes with the
+    content: all of it where it is packed, else the files' names and sizes, or torchvision's labels.
     """
 
     name: str

@@ -106,7 +106,8 @@ def export_bundle(
     export_graph(model, torch.from_numpy(images[:2]), partial / GRAPH_FILE, OUTPUTS)
     parity = measure_parity(model, partial / GRAPH_FILE, images)
     _require_parity(parity)
-    details = {key: value for key, value in backbone.training.items() if key not in ("data", "licence", "command", "commit")}
+    stated_elsewhere = {"data", "licence", "command", "commit"}
+    details = {key: value for key, value in backbone.training.items() if key not in stated_elsewhere}
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         name=name,

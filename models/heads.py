@@ -66,7 +66,7 @@ class TrainedHead:
 
 
 def direction_and_length(representation: Tensor) -> Tensor:
-    """z = e/|e| and log|e| side by side: (b, d) -> (b, d + 1)."""
+    """Direction e/|e| and log|e| side by side: (b, d) -> (b, d + 1)."""
     length = representation.norm(dim=1, keepdim=True).clamp_min(1e-12)
     return torch.cat([representation / length, length.log()], dim=1)
 
@@ -89,7 +89,8 @@ def load_head(folder: Path, backbone_hash: str) -> TrainedHead:
         description = json.loads((folder / DESCRIPTION_FILE).read_text())
         state = load_file(folder / WEIGHTS_FILE)
     except FileNotFoundError as error:
-        raise HeadError(f"{folder} is no head: {error.filename} is missing; make one with `candor train-head`") from error
+        message = f"{folder} is no head: {error.filename} is missing; make one with `candor train-head`"
+        raise HeadError(message) from error
     if description["backbone_hash"] != backbone_hash:
         raise HeadError(
             f"{folder} was trained behind backbone {description['backbone_hash'][:19]}, not {backbone_hash[:19]}; "

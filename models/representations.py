@@ -1,7 +1,8 @@
 """Cached representations: what a frozen backbone says of a data set, computed once and read as a memory map.
 
-A folder holds `representations.npy` (1 + k, n, d), view 0 clean and views 1..k augmented; `labels.npy` (n,); `index.npy`
-(n,), the images' positions in the data set; and `cache.json`, which says what they were made from and how far it got.
+A folder holds `representations.npy` (1 + k, n, d), view 0 clean and views 1..k augmented; `labels.npy` (n,);
+`index.npy` (n,), the images' positions in the data set; and `cache.json`, which says what they were made from and how
+far it got.
 """
 
 import json
@@ -45,7 +46,8 @@ class Representations:
     @property
     def clean(self) -> NDArray[np.floating]:
         """(n, d), the representations of the evaluation view."""
-        return self.views[0]
+        clean: NDArray[np.floating] = self.views[0]
+        return clean
 
 
 class Views(TorchDataset[Tensor]):
@@ -87,8 +89,7 @@ def cache_representations(
 ) -> Representations:
     """Compute what the folder does not hold yet, and open it.
 
-    Args:
-        index: (n,), which images of the data set; all of them by default.
+    `index` (n,) says which images of the data set; all of them by default.
 
     Raises:
         CacheError: when the folder was made from anything else, or a value does not fit the dtype.
@@ -109,7 +110,9 @@ def cache_representations(
     if done < total:
         numbers, images = np.divmod(np.arange(done, total), index.size)
         views = Views(dataset, index[images], numbers, augmentation, backbone.preprocessing)
-        _fill(backbone, views, folder, description, (1 + augmented_views, index.size), done, batch_size, workers, device)
+        _fill(
+            backbone, views, folder, description, (1 + augmented_views, index.size), done, batch_size, workers, device
+        )
     return load_representations(folder, backbone.hash)
 
 
@@ -174,9 +177,7 @@ def export_representer(backbone: Backbone, path: Path) -> None:
     export_graph(_Representing(backbone), example, path, ["representation"])
 
 
-def _prepare(
-    folder: Path, description: dict[str, Any], labels: NDArray[np.int64], index: NDArray[np.int64]
-) -> int:
+def _prepare(folder: Path, description: dict[str, Any], labels: NDArray[np.int64], index: NDArray[np.int64]) -> int:
     """Number of rows the folder already holds; a new folder is started."""
     path = folder / DESCRIPTION_FILE
     if path.is_file():
@@ -204,25 +205,25 @@ def _fill(
 ) -> None:
     loader = DataLoader(views, batch_size=batch_size, num_workers=workers)
     represented = representer(backbone, device)
-    rows: NDArray[np.floating] | None = None
+    array: np.memmap[Any, Any] | None = None
     with tqdm(total=shape[0] * shape[1], initial=done, desc=f"cache {folder.name}", unit="img") as bar:
         for number, images in enumerate(loader):
             values = represented(images)  # (b, d)
             if description["dtype"] == "float16" and np.abs(values).max() > np.finfo(np.float16).max:
                 raise CacheError(f"{folder}: representations exceed float16; cache with --dtype float32")
-            if rows is None:
-                rows = _open_array(folder / ARRAY_FILE, (*shape, values.shape[1]), description["dtype"])
-                rows = rows.reshape(-1, values.shape[1])  # ((1 + k) n, d)
-            rows[done : done + len(values)] = values
+            if array is None:
+                array = _open_array(folder / ARRAY_FILE, (*shape, values.shape[1]), description["dtype"], done)
+            array.reshape(-1, values.shape[1])[done : done + len(values)] = values  # ((1 + k) n, d)
             done += len(values)
             bar.update(len(values))
-            if number % 64 == 63 or done == len(rows):
-                rows.flush()  # type: ignore[attr-defined]
+            if number % 64 == 63 or done == shape[0] * shape[1]:
+                array.flush()
                 _write_json(folder / DESCRIPTION_FILE, {**description, "done": done})
 
 
-def _open_array(path: Path, shape: tuple[int, ...], dtype: str) -> "np.memmap[Any, Any]":
-    if path.is_file():
+def _open_array(path: Path, shape: tuple[int, ...], dtype: str, done: int) -> "np.memmap[Any, Any]":
+    """The array to go on with, or a new one: a file without a row that counts may be of any shape."""
+    if done:
         return np.lib.format.open_memmap(path, mode="r+")
     return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
 

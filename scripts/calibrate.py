@@ -1,10 +1,10 @@
-"""Fit what turns raw scores into something to compare with: reference percentiles, and the statistics behind `novelty`.
+r"""Fit what raw scores are compared with: reference percentiles, and the statistics behind `novelty`.
 
-    candor calibrate --backbone runs/backbone --head runs/head --cache runs/cache-train --reference runs/cache-reference \\
-        --out runs/calibration
+    candor calibrate --backbone runs/backbone --head runs/head --cache runs/cache-train \
+        --reference runs/cache-reference --out runs/calibration
 
-`--cache` holds labelled training images, whose class means and shared covariance define what is not novel; `--reference`
-holds images of which neither backbone nor head has seen any, whose quantiles percentiles refer to.
+`--cache` holds labelled training images, whose class means and shared covariance define what is not novel;
+`--reference` holds images of which neither backbone nor head has seen any, whose quantiles percentiles refer to.
 """
 
 import argparse

@@ -32,7 +32,7 @@ def json_object(text: str) -> dict[str, Any]:
     """Argument type: a JSON object, with lists as the tuples timm wants."""
     value = json.loads(text)
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError('expected a JSON object, e.g. \'{"patch_size": 8}\'')
+        raise argparse.ArgumentTypeError("expected a JSON object, e.g. '{\"patch_size\": 8}'")
     return {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
 
 

@@ -1,15 +1,17 @@
-"""Measure a backbone and its head on labelled data: retrieval, selective risk, crops, human votes, and baselines beside it.
+r"""Measure a backbone and its head on labelled data: retrieval, selective risk, crops, human votes, beside baselines.
 
-    candor evaluate --backbone runs/backbone --head runs/head --data cub='cub.npz@50-99' \\
+    candor evaluate --backbone runs/backbone --head runs/head --data cub='cub.npz@50-99' \
         --data cifar10=cifar10/test.npz --votes cifar10=cifar10h-test.npz --out runs/evaluation
 
-A query's answer is its nearest neighbour among all other images of the set, excluded by index; it is right when the classes
-agree. Writes results.json, and for each data set a risk-coverage plot and a montage of the most and least certain images.
+A query's answer is its nearest neighbour among all other images of the set, excluded by index; it is right when the
+classes agree. Writes results.json, and for each data set a risk-coverage plot and a montage of the most and least
+certain images.
 """
 
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,15 @@ from models.backbone import Backbone, classify, load_backbone
 from models.datasets import Dataset, limited_index, open_dataset, select
 from models.heads import UncertaintyHead, load_head
 from models.representations import cache_representations
-from scripts.common import add_compute_arguments, command_line, current_commit, log_to_stderr, named_path, parser, write_json
+from scripts.common import (
+    add_compute_arguments,
+    command_line,
+    current_commit,
+    log_to_stderr,
+    named_path,
+    parser,
+    write_json,
+)
 from scripts.train_head import predict
 from uncertainty import metrics
 from uncertainty.bootstrap import cluster_bootstrap
@@ -148,12 +158,13 @@ def _against_head(
     """The head's lead over each baseline in R-AUROC, with the interval of the paired difference."""
 
     def lead(key: str, items: NDArray[np.intp]) -> float:
-        return metrics.r_auroc(scores[HEAD][items], correct[items]) - metrics.r_auroc(scores[key][items], correct[items])
+        head, baseline = (metrics.r_auroc(scores[name][items], correct[items]) for name in (HEAD, key))
+        return head - baseline
 
     everything = np.arange(correct.size)
     leads = {}
     for key in scores.keys() - {HEAD}:
-        interval = cluster_bootstrap(lambda items, key=key: lead(key, items), labels, repetitions)  # type: ignore[misc]
+        interval = cluster_bootstrap(partial(lead, key), labels, repetitions)
         leads[key] = {"value": lead(key, everything), "low": interval.low, "high": interval.high}
     return leads
 
@@ -170,7 +181,8 @@ def _crop_win_rates(run: Run, name: str, dataset: Dataset, scores: Scores, crops
         left, top = (image.width - width) // 2, (image.height - height) // 2
         return image.crop((left, top, left + width, top + height))
 
-    degraded = replace(originals, name=f"{name}, centre crops", image=cropped, fingerprint=originals.fingerprint + "-crops")
+    fingerprint = f"{originals.fingerprint}-crops"
+    degraded = replace(originals, name=f"{name}, centre crops", image=cropped, fingerprint=fingerprint)
     found = run.scores(run.represent(f"{name}-crops", degraded))
     return {key: metrics.win_rate(scores[key][index], found[key]) for key in scores}
 
@@ -199,7 +211,8 @@ def _plot(scores: Scores, correct: NDArray[np.bool_], path: Path, title: str) ->
         style = {"linewidth": 2.2, "color": "black"} if key == HEAD else {"linewidth": 1.2}
         axes.plot(curve.coverage, curve.risk, label=f"{key} (AURC {metrics.aurc(score, 1.0 - correct):.3f})", **style)
     axes.axhline(float(np.mean(~correct)), color="grey", linestyle=":", linewidth=1, label="answer everything")
-    axes.set(xlabel="coverage", ylabel="selective risk (wrong nearest neighbour)", title=title, xlim=(0.02, 1), ylim=(0, None))
+    axes.set(xlabel="coverage", ylabel="selective risk (wrong nearest neighbour)", title=title)
+    axes.set(xlim=(0.02, 1), ylim=(0, None))
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
@@ -221,9 +234,10 @@ def _summary(name: str, found: Mapping[str, Any]) -> str:
     lines = [f"{name}: {found['images']} images, R@1 {found['recall_at_1']:.3f}"]
     for key, row in found["scores"].items():
         low, high = row["r_auroc_interval"]
+        human = f"  human {row['human_spearman']:.3f}" if "human_spearman" in row else ""
         lines.append(
             f"  {key:16s} R-AUROC {row['r_auroc']:.3f} [{low:.3f}, {high:.3f}]  AURC {row['aurc']:.3f}  "
-            f"crop {row['crop_win_rate']:.3f}" + (f"  human {row['human_spearman']:.3f}" if "human_spearman" in row else "")
+            f"crop {row['crop_win_rate']:.3f}{human}"
         )
     return "\n".join(lines)
 
@@ -233,9 +247,12 @@ def _arguments() -> argparse.ArgumentParser:
     arguments.add_argument("--backbone", type=Path, required=True, help="backbone folder")
     arguments.add_argument("--head", type=Path, required=True, help="head folder")
     arguments.add_argument("--data", type=named_path, action="append", required=True, metavar="NAME=SPEC")
-    arguments.add_argument("--votes", type=named_path, action="append", default=[], metavar="NAME=FILE", help=".npz with counts (n, c)")
+    votes_help = "human votes on a data set: .npz with counts (n, c)"
+    arguments.add_argument(
+        "--votes", type=named_path, action="append", default=[], metavar="NAME=FILE", help=votes_help
+    )
     arguments.add_argument("--limit", type=int, help="at most this many images of each set")
-    arguments.add_argument("--crops", type=int, default=2000, help="images of each set that are compared with their crops")
+    arguments.add_argument("--crops", type=int, default=2000, help="images of each set to compare with their crops")
     arguments.add_argument("--repetitions", type=int, default=200, help="bootstrap resamples of whole classes")
     arguments.add_argument("--out", type=Path, required=True, help="results folder to write")
     add_compute_arguments(arguments)

@@ -1,7 +1,9 @@
-"""Make a bundle of backbone, head and calibration: one ONNX graph that agrees with torch, and bundle.json.
+r"""Make a bundle of backbone, head and calibration: one ONNX graph that agrees with torch, and bundle.json.
 
-    candor export --backbone runs/backbone --head runs/head --calibration runs/calibration --data 'val.npz' \\
+    candor export --backbone runs/backbone --head runs/head --calibration runs/calibration --data 'val.npz' \
         --evaluation runs/evaluation/results.json --name mine --out bundles/mine
+
+A folder that is already there is replaced, once the new graph has agreed with torch.
 """
 
 import argparse

@@ -2,6 +2,8 @@
 
     candor import-backbone vit_small_patch16_224.augreg_in21k --pretrained --out backbones/vit-small
     candor import-backbone mobilenetv2_100 --args '{"pad_type": "same"}' --weights state_dict.npz --classes 1000 --out b
+
+Weights from a file are read as tensors only: nothing is unpickled.
 """
 
 import argparse

@@ -3,9 +3,9 @@
     candor reproduce --data DATA --out runs/default
 
 DATA holds tiny-imagenet-200/ (packed shards) and, where they are to be reported on, cub100/, cifar10/, cifar100/ and
-human-labels/; weights-mobilenetv2_100/ holds the teacher. Each stage is the command of that name, its artefacts are folders
-under `--out`, and a run that was stopped goes on where it was. Classes: 160 to train on, 20 to choose on, 20 to report on,
-fixed in scripts/splits/tiny-imagenet.json.
+human-labels/; weights-mobilenetv2_100/ holds the teacher. Each stage is the command of that name, its artefacts are
+folders under `--out`, and a run that was stopped goes on where it was. Classes: 160 to train on, 20 to choose on, 20 to
+report on, fixed in scripts/splits/tiny-imagenet.json.
 """
 
 import argparse
@@ -56,11 +56,12 @@ class Plan:
 
     def stages(self) -> list[tuple[str, Callable[[Sequence[str]], None], list[str]]]:
         """(name, stage, arguments) in the order they run."""
+        held_out = self._set("train-[89]", "upstream")
         return [
             *self._teacher(),
             ("backbone", train_backbone.main, self._train()),
-            ("head cache", cache_representations.main, self._cache("head", self._set("train-[89]", "upstream"), views=4)),
-            ("head", train_head.main, [*self._frozen(), "--cache", self._path("head-cache"), "--out", self._path("head")]),
+            ("head cache", cache_representations.main, self._cache("head", held_out, views=4)),
+            ("head", train_head.main, self._train_head()),
             ("evaluation", evaluate.main, self._evaluate()),
             ("class statistics", cache_representations.main, self._cache("train", self._set("train-[01]", "upstream"))),
             ("reference", cache_representations.main, self._cache("reference", self._set("val", "upstream"))),
@@ -90,6 +91,9 @@ class Plan:
     def _cache(self, name: str, spec: str, views: int = 0) -> list[str]:
         arguments = ["--backbone", self._path("backbone"), "--data", spec, "--views", str(views)]
         return [*arguments, "--out", self._path(f"{name}-cache"), *self._limit, *self._compute]
+
+    def _train_head(self) -> list[str]:
+        return [*self._frozen(), "--cache", self._path("head-cache"), "--out", self._path("head")]
 
     def _evaluate(self) -> list[str]:
         sets = {

@@ -1,10 +1,10 @@
 """Train any timm model to classify images, from scratch, from pretrained weights, or helped by a teacher.
 
-    candor train-backbone resnet18 --data 'tiny/train-*.npz@splits.json:upstream' --size 64 --epochs 20 --out runs/backbone
+    candor train-backbone resnet18 --data 'tiny/train-*.npz@splits.json:upstream' --size 64 --out runs/backbone
 
-With `--teacher FOLDER`, a cache of another backbone's representations of the same images, each view is also pulled towards
-the teacher's representation of that same view. A run killed at any point goes on from its last checkpoint and ends with the
-same weights as one that was not.
+With `--teacher FOLDER`, a cache of another backbone's representations of the same images, each view is also pulled
+towards the teacher's representation of that same view. A run killed at any point goes on from its last checkpoint and
+ends with the same weights as one that was not.
 """
 
 import argparse
@@ -135,7 +135,7 @@ def train(
 
     Every random choice is drawn anew from (seed, epoch) or (seed, step), so the step count is all there is to remember.
     """
-    model = _with_projection(module, images.preprocessing, teacher).to(device, memory_format=torch.channels_last)
+    model = _with_projection(module, images.preprocessing, teacher).to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     steps_per_epoch = max(1, images.index.size // schedule.batch_size)
     total = schedule.epochs * steps_per_epoch
@@ -157,7 +157,7 @@ def train(
                         projected = model["projection"](representation).float()  # (b, d of the teacher)
                         loss = loss + schedule.teacher_weight * cosine_distillation(projected, targets.to(device))
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                torch.autograd.backward(loss)
                 nn.utils.clip_grad_norm_(model.parameters(), 5.0)
                 optimizer.step()
                 losses.append(float(loss.detach()))
@@ -218,7 +218,7 @@ def _with_projection(module: nn.Module, preprocessing: Preprocessing, teacher: T
 def _load_teacher(folder: Path, fingerprint: str) -> Teacher:
     cached = load_representations(folder, json.loads((folder / CACHE_FILE).read_text())["backbone_hash"])
     if cached.description["fingerprint"] != fingerprint:
-        raise SystemExit(f"{folder} holds representations of other images; cache the teacher on the same data and limit")
+        raise SystemExit(f"{folder} holds other images; cache the teacher on the same --data and --limit")
     if len(cached.views) < 2:
         raise SystemExit(f"{folder} has no augmented views; cache the teacher with --views 3 or so")
     sample = torch.from_numpy(np.array(cached.views[1], dtype=np.float32))  # (n, d)

@@ -76,7 +76,7 @@ def joined(
         raise SystemExit("the caches have different numbers of views; cache them with the same --views")
     if target == "classification":
         if any(tuple(cached.description["classes"]) != backbone.classes for cached in caches):
-            raise SystemExit("--target classification needs images of the backbone's own classes; try --target retrieval")
+            raise SystemExit("--target classification needs the backbone's own classes; try --target retrieval")
         found = [classification_loss(cached, backbone.module) for cached in caches]
     else:
         found = [retrieval_loss(cached) for cached in caches]
@@ -117,7 +117,7 @@ def train_head(
             representation = torch.from_numpy(views[numbers, rows].astype(np.float32))  # (b, d)
             loss = objective(head(representation), torch.from_numpy(targets[numbers, rows]))
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(loss)
             optimizer.step()
             scheduler.step()
             total += float(loss.detach())
