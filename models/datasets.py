@@ -4,15 +4,16 @@ A data set is named by a spec, `LOCATION` or `LOCATION@CLASSES`:
 
     photos/                                     a folder with one sub-folder of images per class
     tiny/train-*.npz                            packed shards (a glob), all with the same classes
-    torchvision:CIFAR10?train=false             any classification set of torchvision, under the `--download-root`
+    torchvision:CIFAR10?train=false             any classification set of torchvision, downloaded into data/
     cub.npz@50-99                               only classes 50 to 99, in that order
     tiny/val.npz@splits.json:upstream           only the classes that splits.json lists under "upstream"
     a.npz+b.npz                                 several with the same classes, one after the other
 """
 
 import hashlib
-import io
+import inspect
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from glob import glob
@@ -24,8 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from models.images import ImageError, ImageLimits, decode_image
+
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 DOWNLOAD_ROOT = Path("data")
+NO_LIMITS = ImageLimits(max_bytes=sys.maxsize, max_pixels=sys.maxsize)
 
 
 class DatasetError(ValueError):
@@ -128,7 +132,7 @@ def _packed(path: Path) -> Dataset:
         labels, classes = arrays["labels"].astype(np.int64), tuple(str(c) for c in arrays["classes"])
 
     def image(index: int) -> Image.Image:
-        return _rgb(io.BytesIO(blob[offsets[index] : offsets[index + 1]].tobytes()))
+        return _decoded(blob[offsets[index] : offsets[index + 1]].tobytes(), f"{path}, image {index}")
 
     return Dataset(str(path), labels, classes, image, _digest(blob.tobytes(), labels.tobytes(), *classes))
 
@@ -145,7 +149,12 @@ def _folder(root: Path) -> Dataset:
         raise DatasetError(f"{root}: no images; expected one sub-folder of images per class")
     labels = np.array([label for _, label in files], dtype=np.int64)
     digest = _digest(*(f"{path.relative_to(root)} {path.stat().st_size}" for path, _ in files))
-    return Dataset(str(root), labels, classes, lambda i: _rgb(files[i][0]), digest)
+
+    def image(index: int) -> Image.Image:
+        path = files[index][0]
+        return _decoded(path.read_bytes(), str(path))
+
+    return Dataset(str(root), labels, classes, image, digest)
 
 
 def _torchvision(location: str) -> Dataset:
@@ -156,39 +165,57 @@ def _torchvision(location: str) -> Dataset:
     if maker is None:
         raise DatasetError(f"{location}: torchvision has no data set {name!r}")
     options: dict[str, Any] = {key: {"true": True, "false": False}.get(v, v) for key, v in parse_qsl(query)}
-    source = maker(**{"root": str(DOWNLOAD_ROOT), "download": True, **options})
+    usual = {"root": str(DOWNLOAD_ROOT), "download": True}
+    known = {key: value for key, value in usual.items() if key in inspect.signature(maker).parameters}
+    try:
+        source = maker(**{**known, **options})
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DatasetError(f"{location}: torchvision refuses: {error}") from error
     targets = next((getattr(source, key) for key in ("targets", "_labels", "labels") if hasattr(source, key)), None)
     labels = np.asarray(targets if targets is not None else [label for _, label in source], dtype=np.int64)
     classes = tuple(map(str, getattr(source, "classes", range(int(labels.max()) + 1))))
 
     def image(index: int) -> Image.Image:
-        return _upright(source[index][0])
+        return ImageOps.exif_transpose(source[index][0]).convert("RGB")
 
     return Dataset(location, labels, classes, image, _digest(location, labels.tobytes()))
 
 
 def _parse_classes(text: str, known: tuple[str, ...]) -> list[str]:
     if ".json:" in text:
-        path, _, key = text.rpartition(":")
-        chosen = [str(c) for c in json.loads(Path(path).read_text())[key]]
-        unknown = sorted(set(chosen) - set(known))
-        if unknown:
-            raise DatasetError(f"{text}: no such classes in the data: {', '.join(unknown[:5])}")
-        return chosen
+        return _listed_classes(text, known)
     try:
         ranges = [[int(end) for end in part.split("-")] for part in text.split(",")]
-        return [known[i] for ends in ranges for i in range(ends[0], ends[-1] + 1)]
+        chosen = [known[i] for ends in ranges for i in range(ends[0], ends[-1] + 1)]
     except (ValueError, IndexError) as error:
         raise DatasetError(f"@{text}: expected ranges within 0-{len(known) - 1}, or FILE.json:KEY") from error
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise DatasetError(f"@{text}: expected ascending ranges that do not overlap, e.g. 0-49,60")
+    return chosen
 
 
-def _rgb(source: Path | io.BytesIO) -> Image.Image:
-    with Image.open(source) as image:
-        return _upright(image)
+def _listed_classes(text: str, known: tuple[str, ...]) -> list[str]:
+    """The classes that `FILE.json:KEY` lists."""
+    path, _, key = text.rpartition(":")
+    try:
+        lists = json.loads(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise DatasetError(f"@{text}: {path} does not exist") from error
+    if key not in lists:
+        raise DatasetError(f"@{text}: {path} has no list {key!r}, but {', '.join(lists)}")
+    chosen = [str(c) for c in lists[key]]
+    unknown = sorted(set(chosen) - set(known))
+    if unknown:
+        raise DatasetError(f"@{text}: no such classes in the data: {', '.join(unknown[:5])}")
+    return chosen
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    return ImageOps.exif_transpose(image).convert("RGB")
+def _decoded(data: bytes, place: str) -> Image.Image:
+    """An image as the server decodes it, whatever its size."""
+    try:
+        return decode_image(data, NO_LIMITS)
+    except ImageError as error:
+        raise DatasetError(f"{place}: {error}") from error
 
 
 def _digest(*parts: str | bytes) -> str:

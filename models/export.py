@@ -154,11 +154,12 @@ def measure_parity(model: nn.Module, graph: Path, images: NDArray[np.uint8]) -> 
 
 
 def _require_parity(parity: Parity) -> None:
-    if (
-        parity.max_embedding_error > MAX_EMBEDDING_ERROR
-        or parity.max_batch_difference > MAX_BATCH_DIFFERENCE
-        or parity.min_uncertainty_spearman < MIN_SPEARMAN
-    ):
+    agrees = (
+        parity.max_embedding_error <= MAX_EMBEDDING_ERROR
+        and parity.max_batch_difference <= MAX_BATCH_DIFFERENCE
+        and parity.min_uncertainty_spearman >= MIN_SPEARMAN
+    )
+    if not agrees:  # so that a NaN is refused as well
         raise ExportError(f"the ONNX graph disagrees with torch: {parity}")
 
 

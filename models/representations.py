@@ -5,6 +5,7 @@ A folder holds `representations.npy` (1 + k, n, d), view 0 clean and views 1..k 
 far it got.
 """
 
+import copy
 import json
 import tempfile
 from collections.abc import Callable
@@ -72,6 +73,12 @@ class Views(TorchDataset[Tensor]):
         image = self._dataset.image(index)
         number = int(self._numbers[item])
         return torch.from_numpy(np.array(view(image, index, number, self._augmentation, self._preprocessing)))
+
+
+def view_batches(views: Views, batch_size: int, workers: int) -> DataLoader[Tensor]:
+    """Batches (b, size, size, 3) in order; worker processes are forked, since a data set's reader cannot be pickled."""
+    context = "fork" if workers else None
+    return DataLoader(views, batch_size, num_workers=workers, multiprocessing_context=context)
 
 
 def cache_representations(
@@ -159,8 +166,7 @@ def representer(backbone: Backbone, device: str) -> Callable[[Tensor], NDArray[n
             export_representer(backbone, path)
             run = open_graph(path, batch_size=8)
         return lambda images: run(images.numpy())[0]
-    module = _Representing(backbone).eval()
-    module = module.to(device)
+    module = copy.deepcopy(_Representing(backbone)).eval().to(device)  # the caller's stays where it is
 
     def represented(images: Tensor) -> NDArray[np.float32]:
         with torch.inference_mode():
@@ -203,11 +209,10 @@ def _fill(
     workers: int,
     device: str,
 ) -> None:
-    loader = DataLoader(views, batch_size=batch_size, num_workers=workers)
     represented = representer(backbone, device)
     array: np.memmap[Any, Any] | None = None
     with tqdm(total=shape[0] * shape[1], initial=done, desc=f"cache {folder.name}", unit="img") as bar:
-        for number, images in enumerate(loader):
+        for number, images in enumerate(view_batches(views, batch_size, workers)):
             values = represented(images)  # (b, d)
             if description["dtype"] == "float16" and np.abs(values).max() > np.finfo(np.float16).max:
                 raise CacheError(f"{folder}: representations exceed float16; cache with --dtype float32")

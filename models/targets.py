@@ -43,8 +43,9 @@ def retrieval_loss(cached: Representations, k: int = 50, temperature: float = 0.
     losses = np.empty(cached.views.shape[:2], dtype=np.float32)
     for number, view in enumerate(cached.views):
         index, cosine = k_nearest(np.asarray(view, dtype=np.float32), k + 1, clean)  # (n, k + 1)
-        weight = np.exp((cosine - cosine[:, :1]) / temperature)
-        weight[index == own] = 0.0
+        other = index != own
+        other[other.all(axis=1), -1] = False  # k of them, whether or not the image found itself
+        weight = np.where(other, np.exp((cosine - cosine[:, :1]) / temperature), 0.0)
         same = cached.labels[index] == cached.labels[:, None]
         share = (weight * same).sum(axis=1) / np.maximum(weight.sum(axis=1), 1e-30)
         losses[number] = -np.log(np.maximum(share, 1e-3))

@@ -23,9 +23,12 @@ def parser(stage: str, description: str | None) -> argparse.ArgumentParser:
 def add_compute_arguments(arguments: argparse.ArgumentParser) -> None:
     """`--device` and `--workers`."""
     arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
-    arguments.add_argument(
-        "--workers", type=int, default=min(8, len(os.sched_getaffinity(0))), help="processes that decode images"
-    )
+    arguments.add_argument("--workers", type=int, default=min(8, _cores()), help="processes that decode images")
+
+
+def _cores() -> int:
+    """Cores this process may use, where the system says; else all of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def json_object(text: str) -> dict[str, Any]:

@@ -13,13 +13,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from models.augment import Augmentation
@@ -28,7 +28,7 @@ from models.datasets import Dataset, limited_index, open_dataset, select
 from models.losses import cosine_distillation
 from models.preprocess import Preprocessing
 from models.representations import DESCRIPTION_FILE as CACHE_FILE
-from models.representations import Views, load_representations
+from models.representations import Views, load_representations, view_batches
 from scripts.common import (
     add_compute_arguments,
     command_line,
@@ -59,6 +59,7 @@ class Schedule:
 class Teacher:
     """Another backbone's representations of the same views: `views` (1 + k, n, d), `mean` and `scale` (d,)."""
 
+    hash: str
     views: NDArray[np.floating]
     augmentation: Augmentation
     mean: Tensor
@@ -139,7 +140,8 @@ def train(
     optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     steps_per_epoch = max(1, images.index.size // schedule.batch_size)
     total = schedule.epochs * steps_per_epoch
-    step, history = _resume(folder, model, optimizer, schedule, device)
+    made_from = _made_from(images, schedule, teacher)
+    step, history = _resume(folder, model, optimizer, made_from, device)
     with tqdm(total=total, initial=step, desc=f"train {folder.name}", unit="step") as bar:
         while step < total:
             epoch, skipped = divmod(step, steps_per_epoch)
@@ -165,12 +167,12 @@ def train(
                 bar.update()
                 bar.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}")
                 if step % checkpoint_every == 0 and step % steps_per_epoch:
-                    _save_checkpoint(folder, model, optimizer, schedule, step, history)
+                    _save_checkpoint(folder, model, optimizer, made_from, step, history)
             history.append({"epoch": epoch + 1, "loss": float(np.mean(losses))})
             if validation is not None:
                 history[-1]["validation_accuracy"] = accuracy(module, validation, device, workers)
                 tqdm.write(json.dumps(history[-1]))
-            _save_checkpoint(folder, model, optimizer, schedule, step, history)
+            _save_checkpoint(folder, model, optimizer, made_from, step, history)
     module.eval()
     return history
 
@@ -183,7 +185,7 @@ def accuracy(module: nn.Module, images: Images, device: str, workers: int) -> fl
     with torch.inference_mode():
         predicted = [
             classify(module, represent(module, pixels.to(device), images.preprocessing)).argmax(dim=1).cpu()
-            for pixels in DataLoader(views, batch_size=128, num_workers=workers)
+            for pixels in view_batches(views, 128, workers)
         ]
     return float(np.mean(torch.cat(predicted).numpy() == images.dataset.labels[images.index]))
 
@@ -198,8 +200,7 @@ def _batches(
     number = 1 + epoch % (len(teacher.views) - 1) if teacher else 1 + epoch
     numbers = np.full(order.size, number)
     views = Views(images.dataset, images.index[order], numbers, images.augmentation, images.preprocessing)
-    loader = DataLoader(views, batch_size=size, num_workers=workers)
-    for rows, pixels in zip(order.reshape(-1, size), loader, strict=True):
+    for rows, pixels in zip(order.reshape(-1, size), view_batches(views, size, workers), strict=True):
         labels = torch.from_numpy(images.dataset.labels[images.index[rows]])
         yield pixels, labels, teacher.targets(number, rows) if teacher else None
 
@@ -223,7 +224,8 @@ def _load_teacher(folder: Path, fingerprint: str) -> Teacher:
         raise SystemExit(f"{folder} has no augmented views; cache the teacher with --views 3 or so")
     sample = torch.from_numpy(np.array(cached.views[1], dtype=np.float32))  # (n, d)
     augmentation = Augmentation(**cached.description["augmentation"])
-    return Teacher(cached.views, augmentation, sample.mean(dim=0), sample.std(dim=0) + 1e-3)
+    mean, scale = sample.mean(dim=0), sample.std(dim=0) + 1e-3
+    return Teacher(cached.description["backbone_hash"], cached.views, augmentation, mean, scale)
 
 
 def _validation_images(spec: str | None, limit: int | None, preprocessing: Preprocessing) -> Images | None:
@@ -239,17 +241,32 @@ def _warm_cosine(step: int, total: int, warm: float = 0.05) -> float:
     return done / warm if done < warm else 0.5 * (1 + math.cos(math.pi * (done - warm) / (1 - warm)))
 
 
+def _made_from(images: Images, schedule: Schedule, teacher: Teacher | None) -> dict[str, Any]:
+    """What a checkpoint must have in common with the run that goes on from it."""
+    return {
+        "schedule": asdict(schedule),
+        "images": select(images.dataset, images.index).fingerprint,
+        "augmentation": asdict(images.augmentation),
+        "preprocessing": asdict(images.preprocessing),
+        "teacher": teacher.hash if teacher else None,
+    }
+
+
 def _resume(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Schedule, device: str
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, made_from: dict[str, Any], device: str
 ) -> tuple[int, list[dict[str, float]]]:
     """The step and history of the folder's checkpoint, its weights loaded; (0, []) where there is none."""
     path = folder / CHECKPOINT
     if not path.is_file():
         return 0, []
     state = torch.load(path, map_location=device, weights_only=True)
-    if state["schedule"] != asdict(schedule):
-        raise SystemExit(f"{path} belongs to another schedule: {state['schedule']}; choose another --out")
-    model.load_state_dict(state["model"])
+    differing = [key for key, value in made_from.items() if state.get(key, value) != value]
+    if differing:
+        raise SystemExit(f"{path} belongs to another {', '.join(differing)}; choose another --out")
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise SystemExit(f"{path} belongs to another model; choose another --out") from error
     optimizer.load_state_dict(state["optimizer"])
     return state["step"], state["history"]
 
@@ -258,14 +275,14 @@ def _save_checkpoint(
     folder: Path,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    schedule: Schedule,
+    made_from: dict[str, Any],
     step: int,
     history: list[dict[str, float]],
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": asdict(schedule)}
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "history": history}
     partial = folder / f"{CHECKPOINT}.partial"
-    torch.save({**state, "step": step, "history": history}, partial)
+    torch.save({**made_from, **state}, partial)
     partial.replace(folder / CHECKPOINT)
 
 

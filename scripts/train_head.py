@@ -105,7 +105,11 @@ def train_head(
     )
     steps_per_epoch = max(1, kept.size // training.batch_size)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, training.learning_rate, total_steps=training.epochs * steps_per_epoch, pct_start=0.1
+        optimizer,
+        training.learning_rate,
+        total_steps=training.epochs * steps_per_epoch,
+        pct_start=0.1,
+        cycle_momentum=False,  # the betas above are the recipe's
     )
     history = []
     for epoch in trange(training.epochs, desc="train head", unit="epoch"):
