@@ -49,11 +49,10 @@ def preprocess(image: Image.Image, config: Preprocessing) -> NDArray[np.uint8]:
         target = (short_side, int(short_side * height / width))
     else:
         target = (int(short_side * width / height), short_side)
-    if target != image.size:
-        image = image.resize(target, RESAMPLING[config.interpolation])
+    resized = image.resize(target, RESAMPLING[config.interpolation])
     left = round((target[0] - config.size) / 2.0)
     top = round((target[1] - config.size) / 2.0)
-    cropped = image.crop((left, top, left + config.size, top + config.size))
+    cropped = resized.crop((left, top, left + config.size, top + config.size))
     return np.asarray(cropped, dtype=np.uint8)  # (size, size, 3)
 
 

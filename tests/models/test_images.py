@@ -3,6 +3,7 @@ import struct
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,14 @@ def test_lossless_formats_come_back_to_the_pixel(kind: str) -> None:
     if kind == "GIF":
         image = image.quantize(64).convert("RGB")
     assert np.array_equal(decoded(encoded(image, kind, **LOSSLESS[kind])), pixels(image))
+
+
+def test_photos_decode_as_pillow_decodes_them(shared_data: Path) -> None:
+    photos = sorted((shared_data / "imagenet-sample-100").rglob("*.JPEG"))
+    assert photos
+    for path in photos:
+        with Image.open(path) as image:
+            assert np.array_equal(decoded(path.read_bytes()), pixels(image.convert("RGB"))), path.name
 
 
 @pytest.mark.parametrize("kind", LOSSY)
