@@ -4,7 +4,8 @@ ARG PYTHON_IMAGE=docker.io/library/python:3.12-slim
 FROM ${PYTHON_IMAGE} AS tools
 WORKDIR /src
 COPY requirements/build.txt requirements/
-RUN python3 -m venv /opt/tools && /opt/tools/bin/pip install --no-cache-dir --require-hashes -r requirements/build.txt
+RUN python3 -m venv /opt/tools \
+    && /opt/tools/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements/build.txt
 ENV PATH=/opt/tools/bin:$PATH UV_NO_CACHE=1 UV_PYTHON_DOWNLOADS=never UV_COMPILE_BYTECODE=1 VIRTUAL_ENV=/opt/candor
 
 # Pins first, code last: a change of code installs nothing again.
@@ -42,7 +43,8 @@ USER 10001:10001
 WORKDIR /data
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ['CANDOR_PORT'] + '/readyz', timeout=4)"]
+    CMD ["python", "-c", "import os, urllib.request as u; \
+        u.urlopen('http://127.0.0.1:' + os.environ['CANDOR_PORT'] + '/readyz', timeout=4)"]
 ENTRYPOINT ["candor", "serve"]
 
 FROM runtime AS gpu

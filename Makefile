@@ -11,10 +11,10 @@ UV := $(or $(shell uv --version >/dev/null 2>&1 && command -v uv),.venv/uv/bin/u
 # What the stages take: `make reproduce DATA=path EPOCHS=1 LIMIT=2000`, `make serve ARGS="--port 9000"`, `make serve GPU=1`.
 ARGS ?=
 PYTEST_ARGS ?=
-DATA ?= ../shared/data
-OUT ?= build/reproduce
 EPOCHS ?=
 LIMIT ?=
+DATA ?= ../shared/data
+OUT ?= runs/$(if $(EPOCHS)$(LIMIT),small,default)
 RUNTIME := $(if $(GPU),gpu,cpu)
 SERVE := .venv/serve$(if $(GPU),-gpu)
 DEV := .venv/dev
@@ -48,7 +48,8 @@ format: $(DEV)/.ready ## Rewrite the code in the format that check asks for
 
 reproduce: $(DEV)/.ready ## Train, evaluate and export a bundle from images (DATA, OUT, EPOCHS, LIMIT)
 	@echo "==> candor reproduce: $(DATA) -> $(OUT)"
-	@$(DEV)/bin/candor reproduce --data $(DATA) --out $(OUT) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)
+	@$(DEV)/bin/candor reproduce --data $(DATA) --out $(OUT) \
+		$(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)
 
 bench: $(DEV)/.ready ## Measure the server beside a bare loop of decode and inference
 	@echo "==> benchmarks.serving $(ARGS)"
@@ -65,7 +66,8 @@ clean: ## Remove environments and caches, never data or bundles
 .venv/uv/bin/uv:
 	@echo "==> Installing uv into .venv/uv"
 	@$(PYTHON) -m venv .venv/uv
-	@.venv/uv/bin/python -m pip install --quiet --require-hashes --requirement requirements/build.txt
+	@.venv/uv/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --requirement requirements/build.txt
 
 .venv/serve/.ready: requirements/serve-cpu.txt
 .venv/serve-gpu/.ready: requirements/serve-gpu.txt
