@@ -112,14 +112,14 @@ def load_backbone(folder: Path) -> Backbone:
     Raises:
         BackboneError: when a file is missing, or the weights are not those the description was written for.
     """
-    try:
-        description = json.loads((folder / DESCRIPTION_FILE).read_text())
-        state = load_file(folder / WEIGHTS_FILE)
-    except FileNotFoundError as error:
-        raise BackboneError(
-            f"{folder} is no backbone: {error.filename} is missing; make one with `candor train-backbone` "
-            "or `candor import-backbone`"
-        ) from error
+    for name in (DESCRIPTION_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise BackboneError(
+                f"{folder} is no backbone: {name} is missing; make one with `candor train-backbone` "
+                "or `candor import-backbone`"
+            )
+    description = json.loads((folder / DESCRIPTION_FILE).read_text())
+    state = load_file(folder / WEIGHTS_FILE)
     fields = description["preprocessing"]
     preprocessing = Preprocessing(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
     backbone = create_backbone(

@@ -85,12 +85,11 @@ def load_head(folder: Path, backbone_hash: str) -> TrainedHead:
     Raises:
         HeadError: when there is none, or it was trained behind another backbone.
     """
-    try:
-        description = json.loads((folder / DESCRIPTION_FILE).read_text())
-        state = load_file(folder / WEIGHTS_FILE)
-    except FileNotFoundError as error:
-        message = f"{folder} is no head: {error.filename} is missing; make one with `candor train-head`"
-        raise HeadError(message) from error
+    for name in (DESCRIPTION_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise HeadError(f"{folder} is no head: {name} is missing; make one with `candor train-head`")
+    description = json.loads((folder / DESCRIPTION_FILE).read_text())
+    state = load_file(folder / WEIGHTS_FILE)
     if description["backbone_hash"] != backbone_hash:
         raise HeadError(
             f"{folder} was trained behind backbone {description['backbone_hash'][:19]}, not {backbone_hash[:19]}; "

@@ -27,7 +27,7 @@ def neighbour_ranking(uncertainty: Tensor, loss: Tensor, margin: float = 0.1) ->
     Source: Kirchhof et al., arXiv:2402.16569.
     """
     end = len(loss) // 2 * 2
-    first, second = torch.arange(0, end, 2), torch.arange(1, end, 2)
+    first, second = slice(0, end, 2), slice(1, end, 2)
     return _hinge(uncertainty[first] - uncertainty[second], loss[first] - loss[second], margin)
 
 

@@ -1,0 +1,175 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from models.backbone import (
+    Backbone,
+    BackboneError,
+    classify,
+    create_backbone,
+    load_backbone,
+    read_state_dict,
+    represent,
+    save_backbone,
+)
+from models.preprocess import Preprocessing
+from tests.offline import tensors, tiny_backbone
+
+
+def images(count: int, side: int = 32) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8))
+
+
+def test_a_saved_backbone_loads_as_it_was(tmp_path: Path) -> None:
+    backbone = replace(tiny_backbone(drop_path_rate=0.1), training={"data": "stripes", "licence": "CC0"})
+
+    save_backbone(backbone, tmp_path)
+    loaded = load_backbone(tmp_path)
+
+    assert loaded.hash == backbone.hash
+    assert (loaded.name, loaded.args, loaded.classes) == (backbone.name, backbone.args, backbone.classes)
+    assert loaded.preprocessing == backbone.preprocessing
+    assert loaded.training == backbone.training
+    assert not any(module.training for module in loaded.module.modules())
+    assert all(torch.equal(value, tensors(loaded)[key]) for key, value in tensors(backbone).items())
+
+
+def test_arguments_that_are_tuples_survive_json(tmp_path: Path) -> None:
+    backbone = create_backbone(
+        "resnet10t", classes=("a", "b"), args={"channels": (8, 8, 8, 16)}, preprocessing=Preprocessing(32)
+    )
+
+    save_backbone(backbone, tmp_path)
+
+    assert load_backbone(tmp_path).hash == backbone.hash
+
+
+def test_the_representation_and_its_logits_are_timms_own() -> None:
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    backbone = replace(tiny_backbone(), preprocessing=Preprocessing(32, mean=mean, std=std))
+    pixels = (images(3).double() / 255 - torch.tensor(mean)) / torch.tensor(std)  # (b, h, w, 3)
+
+    with torch.inference_mode():
+        representation = represent(backbone.module, images(3), backbone.preprocessing)
+        logits = classify(backbone.module, representation)
+        expected = backbone.module(pixels.float().permute(0, 3, 1, 2))
+
+    assert representation.shape == (3, 96)
+    assert torch.allclose(logits, expected, atol=1e-5)
+
+
+def changed_weight(backbone: Backbone) -> Backbone:
+    with torch.no_grad():
+        next(backbone.module.parameters()).view(-1)[0] += 1e-6
+    return backbone
+
+
+def changed_statistic(backbone: Backbone) -> Backbone:
+    next(value for key, value in backbone.module.named_buffers() if key.endswith("running_mean"))[0] += 1e-6
+    return backbone
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        changed_weight(tiny_backbone()),
+        changed_statistic(tiny_backbone()),
+        tiny_backbone(size=40),
+        replace(tiny_backbone(), preprocessing=Preprocessing(32, interpolation="bilinear")),
+        replace(tiny_backbone(), preprocessing=Preprocessing(32, mean=(0.5, 0.5, 0.4))),
+        replace(tiny_backbone(), args={"output_stride": 8}),
+        replace(tiny_backbone(), name="another"),
+    ],
+    ids=["weight", "statistic", "size", "interpolation", "mean", "arguments", "name"],
+)
+def test_whatever_decides_a_representation_changes_the_hash(other: Backbone) -> None:
+    assert other.hash != tiny_backbone().hash
+
+
+def test_what_only_describes_a_backbone_leaves_its_hash() -> None:
+    backbone = tiny_backbone()
+
+    assert replace(backbone, training={"data": "other"}, module=backbone.module.train()).hash == tiny_backbone().hash
+
+
+def test_without_preprocessing_the_models_own_is_used() -> None:
+    preprocessing = create_backbone("test_resnet", classes=("a",)).preprocessing
+
+    assert preprocessing == Preprocessing(160, 0.95, "bilinear", (0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.mark.parametrize(("name", "args"), [("no_such_model", {}), ("test_resnet", {"no_such_argument": 1})])
+def test_what_timm_cannot_build_is_refused_by_name(name: str, args: dict[str, object]) -> None:
+    with pytest.raises(BackboneError, match=f"timm cannot build '{name}'"):
+        create_backbone(name, classes=("a",), args=args)
+
+
+@pytest.mark.parametrize("name", ["backbone.json", "backbone.safetensors"])
+def test_a_missing_file_is_named_with_what_to_do(name: str, tmp_path: Path) -> None:
+    save_backbone(tiny_backbone(), tmp_path)
+    (tmp_path / name).unlink()
+
+    with pytest.raises(BackboneError, match=rf"{name} is missing; make one with `candor train-backbone`"):
+        load_backbone(tmp_path)
+
+
+def test_weights_of_another_training_are_refused(tmp_path: Path) -> None:
+    save_backbone(tiny_backbone(), tmp_path)
+    state = load_file(tmp_path / "backbone.safetensors")
+    state["conv1.0.weight"] += 1e-3
+    save_file(state, tmp_path / "backbone.safetensors")
+
+    with pytest.raises(BackboneError, match=r"does not belong to backbone\.json; train or import it again"):
+        load_backbone(tmp_path)
+
+
+def test_a_description_of_another_preprocessing_is_refused(tmp_path: Path) -> None:
+    save_backbone(tiny_backbone(), tmp_path)
+    description = json.loads((tmp_path / "backbone.json").read_text())
+    description["preprocessing"]["size"] = 64
+    (tmp_path / "backbone.json").write_text(json.dumps(description))
+
+    with pytest.raises(BackboneError, match="does not belong"):
+        load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize("wrapped", [None, "state_dict", "model"])
+def test_weights_are_read_from_torch_files_bare_or_wrapped(wrapped: str | None, tmp_path: Path) -> None:
+    state = {"a.weight": torch.arange(6.0).reshape(2, 3)}
+    torch.save({wrapped: state} if wrapped else state, tmp_path / "weights.pth")
+
+    found = read_state_dict(tmp_path / "weights.pth")
+
+    assert found.keys() == state.keys()
+    assert torch.equal(found["a.weight"], state["a.weight"])
+
+
+def test_weights_are_read_from_safetensors(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "weights.safetensors")
+
+    assert torch.equal(read_state_dict(tmp_path / "weights.safetensors")["a"], torch.ones(2))
+
+
+def test_int8_weights_are_scaled_per_output_channel(tmp_path: Path) -> None:
+    quantised = np.arange(-12, 12, dtype=np.int8).reshape(2, 3, 2, 2)
+    arrays = {"a.weight|q": quantised, "a.weight|s": np.float32([0.5, 2.0]), "a.bias": np.float32([1, 2])}
+    np.savez(tmp_path / "weights.npz", **arrays)
+
+    found = read_state_dict(tmp_path / "weights.npz")
+
+    assert found.keys() == {"a.weight", "a.bias"}
+    assert np.array_equal(found["a.weight"][0], quantised[0] * 0.5)
+    assert np.array_equal(found["a.weight"][1], quantised[1] * 2.0)
+    assert found["a.bias"].tolist() == [1, 2]
+
+
+def test_a_file_that_would_run_code_is_not_loaded(tmp_path: Path) -> None:
+    torch.save({"state_dict": Path("code")}, tmp_path / "weights.pth")
+
+    with pytest.raises(Exception, match="Weights only load failed"):
+        read_state_dict(tmp_path / "weights.pth")
