@@ -9,6 +9,7 @@ report on, fixed in scripts/splits/tiny-imagenet.json.
 """
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -25,8 +26,8 @@ from scripts.common import log_to_stderr, parser
 
 SPLITS = Path(__file__).parent / "splits" / "tiny-imagenet.json"
 DATA_NOTE = "Tiny-ImageNet, training shards 0-7, 160 classes (upstream of scripts/splits/tiny-imagenet.json)"
-BACKBONE = ["resnet18", "--args", '{"channels": [32, 64, 128, 256]}', "--size", "128"]
-EPOCHS = 20
+BACKBONE = ["resnet18", "--args", '{"channels": [32, 64, 128, 256]}', "--size", "64"]
+EPOCHS = 28
 TERMS = "trained on Tiny-ImageNet: ImageNet terms, non-commercial research and education"
 TEACHER_NOTE = "timm mobilenetv2_100 trained on ImageNet-1k (Apache-2.0), distilled at 160 px"
 
@@ -128,7 +129,7 @@ class Plan:
         return [*self._frozen(), "--head", self._path("head")]
 
     def _set(self, shards: str, split: str) -> str:
-        return f"{self._tiny}/{shards}.npz@{SPLITS}:{split}"
+        return f"{self._tiny}/{shards}.npz@{os.path.relpath(SPLITS)}:{split}"
 
     def _path(self, name: str) -> str:
         return str(self._out / name)
