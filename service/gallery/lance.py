@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from service.gallery.base import Filter, FilterError, Found, GalleryError, Item, Match, Removed
 from service.gallery.disk import FolderSync
 from service.gallery.filters import Where, literal, parse_filter, passes, quote, to_sql
-from service.gallery.maintenance import Maintenance, Upkeep, ensure_scalar_indexes
+from service.gallery.maintenance import Maintenance, Upkeep, ensure_scalar_indexes, vector_index
 from service.gallery.rows import (
     BUNDLE_KEY,
     DIMENSION_KEY,
@@ -61,9 +61,16 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class LanceOptions:
-    """How to keep the table; `storage` goes to the object store as it is (keys, region, endpoint)."""
+    """How to keep the table.
+
+    Args:
+        upkeep: when to merge files and build indexes.
+        sync: flush each commit to disk before acknowledging it; off, writes are faster and a power cut may undo some.
+        storage: what the object store needs, as it takes it (keys, region, endpoint).
+    """
 
     upkeep: Upkeep = field(default_factory=Upkeep)
+    sync: bool = True
     storage: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -98,7 +105,7 @@ class _Conditions:
 
     def sql(self) -> str | None:
         """All but the score as SQL."""
-        bound = f"uncertainty <= {literal(self.max_uncertainty)}" if math.isfinite(self.max_uncertainty) else None
+        bound = None if self.max_uncertainty == math.inf else f"uncertainty <= {literal(self.max_uncertainty)}"
         return " AND ".join(part for part in (to_sql(self.where), bound) if part) or None
 
 
@@ -128,6 +135,8 @@ class LanceGallery:
         await self._writer.close()
         await self._maintenance.close()
         self._table.close()
+        if self._folder is not None:
+            self._folder.close()
 
     async def upsert(self, items: Sequence[Item]) -> None:
         """Store items, replacing those of the same id; the last of equal ids in one call wins.
@@ -220,14 +229,14 @@ class LanceGallery:
         """The table's state now."""
         self._require_open()
         table = await self._table.stats()
-        indexes = [index for index in await self._table.list_indices() if "embedding" in index.columns]
+        index = await vector_index(self._table)
         rows = int(table["num_rows"])
         return LanceStats(
             rows=rows,
             fragments=int(table["fragment_stats"]["num_fragments"]),
             versions=len(await self._table.list_versions()),
-            vector_index=bool(indexes),
-            unindexed_rows=int(indexes[0].num_unindexed_rows or 0) if indexes else rows,
+            vector_index=index is not None,
+            unindexed_rows=rows if index is None else int(index.num_unindexed_rows or 0),
             upkeep=self._maintenance.state,
             last_error=self._maintenance.last_error,
         )
@@ -317,7 +326,7 @@ async def open_lance_gallery(
         await _retrying(partial(ensure_scalar_indexes, table))
     except (OSError, RuntimeError, ValueError) as error:
         raise GalleryError(f"cannot open the gallery at {location}: {error}") from error
-    folder = await asyncio.to_thread(FolderSync, Path(location)) if local else None
+    folder = await asyncio.to_thread(FolderSync, Path(location)) if local and options.sync else None
     gallery = LanceGallery(table, columns, options.upkeep, folder)
     await gallery.start()
     return gallery

@@ -7,12 +7,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from lancedb.index import BTree, HnswSq
+from lancedb.index import BTree, HnswSq, IndexConfig
 from lancedb.table import AsyncTable
 
 logger = logging.getLogger(__name__)
 
 ROWS_PER_PARTITION = 1_000_000
+MAX_SEGMENTS = 8
 REST_PER_WORK = 9.0
 
 
@@ -23,14 +24,16 @@ class Upkeep:
     Args:
         index_from_rows: below this, an exact scan is fast enough and no vector index is built.
         optimize_every: commits after which small files are merged.
-        tick_s: how often to look without being woken.
+        optimize_after_s: how long fewer commits than that may wait for it.
         keep_versions_s: how long files of an old version stay for the readers that still use it.
+        tick_s: how often to look without being woken.
     """
 
     index_from_rows: int = 20_000
     optimize_every: int = 64
-    tick_s: float = 30.0
+    optimize_after_s: float = 600.0
     keep_versions_s: float = 60.0
+    tick_s: float = 30.0
 
 
 async def ensure_scalar_indexes(table: AsyncTable) -> None:
@@ -41,29 +44,35 @@ async def ensure_scalar_indexes(table: AsyncTable) -> None:
             await table.create_index(column, config=BTree())
 
 
-async def has_vector_index(table: AsyncTable) -> bool:
-    """Whether a search may be approximate."""
-    return any("embedding" in index.columns for index in await table.list_indices())
+async def vector_index(table: AsyncTable) -> IndexConfig | None:
+    """The index that makes a search approximate, if there is one."""
+    return next((index for index in await table.list_indices() if "embedding" in index.columns), None)
 
 
 class Maintenance:
-    """One task that cares for the table beside readers and writers, and rests nine times as long as it works."""
+    """One task that cares for the table beside readers and writers, and rests nine times as long as it works.
+
+    Attributes:
+        indexed: whether a search through the index is possible.
+        state: what is done right now, for people.
+        last_error: why the last round failed, if it did.
+    """
 
     def __init__(self, table: AsyncTable, upkeep: Upkeep, after: Callable[[], Awaitable[None]]) -> None:
         self._table = table
         self._upkeep = upkeep
         self._after = after
         self._wake = asyncio.Event()
-        self._commits = 0
+        self._pending = 0  # commits not merged yet, about one file each
         self._task: asyncio.Task[None] | None = None
         self.indexed = False
         self.state = "idle"
         self.last_error: str | None = None
 
     async def start(self) -> None:
-        """Learn whether there is a vector index, and begin."""
-        self.indexed = await has_vector_index(self._table)
-        self._wake.set()
+        """Learn what earlier processes built and left to do, and begin."""
+        self.indexed = await vector_index(self._table) is not None
+        self._pending = (await self._table.stats())["fragment_stats"]["num_fragments"]
         self._task = asyncio.create_task(self._loop())
 
     async def close(self) -> None:
@@ -75,47 +84,58 @@ class Maintenance:
 
     def committed(self) -> None:
         """Note one commit."""
-        self._commits += 1
-        if self._commits >= self._upkeep.optimize_every:
+        self._pending += 1
+        if self._pending >= self._upkeep.optimize_every:
             self._wake.set()
 
     async def run_once(self) -> None:
-        """Do all that is due now."""
-        await self._build_vector_index()
-        await self._optimize()
-        self.state = "idle"
-        await self._after()
+        """Index and merge now."""
+        try:
+            await self._build_vector_index()
+            await self._optimize()
+            await self._after()
+        finally:
+            self.state = "idle"
 
     async def _loop(self) -> None:
         clock = asyncio.get_running_loop().time
+        last = clock()
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._upkeep.tick_s):
                     await self._wake.wait()
             self._wake.clear()
-            started = clock()
-            try:
-                await self.run_once()
-                self.last_error = None
-            except Exception as error:  # a conflict with a writer, most often: the next round does it
-                self.state, self.last_error = "idle", str(error)
-                logger.warning("gallery upkeep put off: %s", error)
-            await asyncio.sleep(REST_PER_WORK * (clock() - started))
+            waited = clock() - last >= self._upkeep.optimize_after_s
+            if self._pending >= self._upkeep.optimize_every or (self._pending and waited):
+                last = clock()
+                await self._attempt()
+                await asyncio.sleep(REST_PER_WORK * (clock() - last))
+
+    async def _attempt(self) -> None:
+        try:
+            await self.run_once()
+            self.last_error = None
+        except Exception as error:  # a conflict with a writer, most often: the next round does it
+            self.last_error = str(error)
+            logger.warning("gallery upkeep put off: %s", error)
 
     async def _build_vector_index(self) -> None:
-        self.indexed = await has_vector_index(self._table)
-        rows = 0 if self.indexed else await self._table.count_rows()
-        if self.indexed or rows < max(self._upkeep.index_from_rows, 1):
+        """Build the first index, or one in place of too many small ones, each of which a search has to visit."""
+        index, rows = await vector_index(self._table), await self._table.count_rows()
+        self.indexed = index is not None
+        due = rows >= self._upkeep.index_from_rows if index is None else (index.num_segments or 1) >= MAX_SEGMENTS
+        if not rows or not due:
             return
         self.state = "building the index"
         partitions = 1 + rows // ROWS_PER_PARTITION
-        await self._table.create_index(
-            "embedding", config=HnswSq(distance_type="cosine", num_partitions=partitions), replace=True
-        )
+        config = HnswSq(distance_type="cosine", num_partitions=partitions)
+        await self._table.create_index("embedding", config=config, replace=True)
         self.indexed = True
 
     async def _optimize(self) -> None:
-        if not self._commits:
-            return
-        self._commits, self.state = 0, "merging files"
-        await self._table.optimize(cleanup_older_than=timedelta(seconds=self._upkeep.keep_versions_s))
+        """Merge small files, take new rows into the indexes, and delete what no reader can need any more."""
+        taken, self.state = self._pending, "merging files"
+        done = await self._table.optimize(cleanup_older_than=timedelta(seconds=self._upkeep.keep_versions_s))
+        self._pending -= taken
+        if done.compaction.fragments_removed or done.prune.old_versions_removed:
+            self._pending += 1  # the files this leaves behind are for a later round to delete

@@ -4,14 +4,11 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from service.gallery.base import GalleryError
 from service.gallery.rows import Row
 
 MAX_GROUP_ROWS = 1024
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,155 @@
+"""Background upkeep: what it does to the table, and that readers and writers go on meanwhile."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from service.gallery.lance import LanceGallery, LanceOptions, open_lance_gallery
+from service.gallery.maintenance import MAX_SEGMENTS, Upkeep
+from tests.service.gallery.oracle import BUNDLE, DIMENSION, item, items_in_clusters, same_item, vector_of
+
+EAGER = Upkeep(index_from_rows=300, optimize_every=10, keep_versions_s=0.05, tick_s=0.1)
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], timeout_s: float = 20) -> None:
+    async with asyncio.timeout(timeout_s):
+        while True:
+            if await condition():
+                return
+            await asyncio.sleep(0.05)
+
+
+def size_on_disk(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+async def test_many_writes_leave_few_files_and_bounded_disk(gallery: LanceGallery, tmp_path: Path) -> None:
+    sizes = []
+    for _ in range(4):
+        for n in range(25):
+            await gallery.upsert([item(f"i{n}")])
+        await asyncio.sleep(0.1)
+        await gallery.maintain()
+        await asyncio.sleep(0.1)
+        await gallery.maintain()
+        sizes.append(size_on_disk(tmp_path))
+    stats = await gallery.stats()
+    assert stats.rows == 25
+    assert stats.fragments <= 2
+    assert stats.versions <= 10
+    assert sizes[-1] <= 2 * sizes[0]
+
+
+async def test_upkeep_comes_by_itself_and_disturbs_neither_readers_nor_writers(tmp_path: Path) -> None:
+    options = LanceOptions(upkeep=EAGER)
+    gallery = await open_lance_gallery(str(tmp_path), dimension=DIMENSION, bundle_hash=BUNDLE, options=options)
+    await gallery.upsert([item("anchor")])
+    stop = asyncio.Event()
+    reads = 0
+
+    async def read() -> None:
+        nonlocal reads
+        while not stop.is_set():
+            assert (await gallery.search(vector_of("anchor"), 1)).matches[0].id == "anchor"
+            assert same_item(await gallery.get("anchor"), item("anchor"))
+            reads += 1
+
+    async def write() -> None:
+        for start in range(0, 600, 20):
+            await gallery.upsert([item(f"i{n}", n=n) for n in range(start, start + 20)])
+            await gallery.delete([f"i{start}"])
+
+    async def is_indexed() -> bool:
+        return (await gallery.stats()).vector_index
+
+    reader = asyncio.create_task(read())
+    await write()
+    await eventually(is_indexed)
+    await write()
+    stop.set()
+    await reader
+    assert reads > 5
+    assert await gallery.count() == 1 + 600 - 30
+    for n in (1, 299, 599):
+        assert (await gallery.search(vector_of(f"i{n}"), 1)).matches[0].id == f"i{n}"
+        assert same_item(await gallery.get(f"i{n}"), item(f"i{n}", n=n))
+    await gallery.close()
+
+
+async def test_no_index_is_built_below_the_threshold(gallery: LanceGallery) -> None:
+    await gallery.upsert(items_in_clusters(999))
+    await gallery.maintain()
+    assert not (await gallery.stats()).vector_index
+    await gallery.upsert([item("the thousandth")])
+    await gallery.maintain()
+    stats = await gallery.stats()
+    assert stats.vector_index
+    assert stats.unindexed_rows == 0
+
+
+async def test_an_index_in_too_many_pieces_is_built_anew(gallery: LanceGallery) -> None:
+    await gallery.upsert(items_in_clusters(1000))
+    await gallery.maintain()
+    for n in range(MAX_SEGMENTS):
+        await gallery.upsert([item(f"new {n}")])
+        await gallery.maintain()
+    index = next(one for one in await gallery._table.list_indices() if "embedding" in one.columns)
+    assert index.num_segments <= 2
+    for n in range(MAX_SEGMENTS):
+        assert (await gallery.search(vector_of(f"new {n}"), 1)).matches[0].id == f"new {n}"
+
+
+async def test_an_index_outlives_its_items(gallery: LanceGallery) -> None:
+    await gallery.upsert(items_in_clusters(1000))
+    await gallery.maintain()
+    assert await gallery.delete_where({"rank": {"gte": 1}}) == 999
+    await gallery.maintain()
+    assert len((await gallery.search(vector_of("any"), 10)).matches) == 1
+    assert await gallery.delete_where({"rank": 0}) == 1
+    await gallery.maintain()
+    assert (await gallery.search(vector_of("any"), 10)).matches == []
+    await gallery.upsert([item("again")])
+    assert (await gallery.search(vector_of("any"), 10)).matches[0].id == "again"
+
+
+async def test_an_index_is_known_after_reopening(tmp_path: Path) -> None:
+    options = LanceOptions(upkeep=Upkeep(index_from_rows=1000, optimize_every=1_000_000))
+    for reopened in (False, True):
+        gallery = await open_lance_gallery(str(tmp_path), dimension=DIMENSION, bundle_hash=BUNDLE, options=options)
+        if not reopened:
+            await gallery.upsert(items_in_clusters(1000))
+            await gallery.maintain()
+        assert (await gallery.stats()).vector_index
+        items = items_in_clusters(1000)
+        assert (await gallery.search(items[7].embedding, 1)).matches[0].id == items[7].id
+        await gallery.close()
+
+
+async def test_a_failure_is_visible_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery = await open_lance_gallery(
+        str(tmp_path), dimension=DIMENSION, bundle_hash=BUNDLE, options=LanceOptions(upkeep=EAGER)
+    )
+    optimize, failures = gallery._table.optimize, 0
+
+    async def failing(**kwargs: object) -> object:
+        nonlocal failures
+        failures += 1
+        if failures == 1:
+            raise RuntimeError("commit conflict")
+        return await optimize(**kwargs)
+
+    async def failed() -> bool:
+        return (await gallery.stats()).last_error == "commit conflict"
+
+    async def recovered() -> bool:
+        return (await gallery.stats()).last_error is None and failures > 1
+
+    monkeypatch.setattr(gallery._table, "optimize", failing)
+    for n in range(EAGER.optimize_every):
+        await gallery.upsert([item(f"i{n}")])
+    await eventually(failed)
+    await gallery.upsert([item("still writing")])
+    await eventually(recovered)
+    await gallery.close()
