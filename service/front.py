@@ -66,6 +66,10 @@ class Front:
         except Problem as problem:
             scope["state"]["problem"] = problem
             await problem_response(problem, exchange.request_id)(scope, receive, send)
+        except asyncio.CancelledError:  # the server's time to drain is over
+            if not exchange.status:
+                await problem_response(draining(), exchange.request_id)(scope, receive, send)
+            raise
         except Exception as error:
             self._logger.error("unhandled error", request_id=exchange.request_id, exc_info=error)
             if exchange.status:

@@ -131,6 +131,9 @@ def variable(field: str) -> str:
 
 def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
     """`CANDOR_*` variables that no field reads -> the nearest one that exists, or None."""
-    known = [variable(field) for field in Settings.model_fields]
-    unknown = sorted(name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known)
-    return {name: next(iter(difflib.get_close_matches(name.upper(), known, n=1)), None) for name in unknown}
+    fields = list(Settings.model_fields)
+    given = {name: name.upper().removeprefix(PREFIX).lower() for name in environment if name.upper().startswith(PREFIX)}
+    nearest = {
+        name: difflib.get_close_matches(field, fields, n=1) for name, field in given.items() if field not in fields
+    }
+    return {name: variable(matches[0]) if matches else None for name, matches in sorted(nearest.items())}

@@ -1,4 +1,4 @@
-"""A tiny bundle made here, whose numbers a test can work out in numpy: patch colours for an embedding, flatness for doubt."""
+"""A tiny bundle whose numbers a test can work out in numpy: patch colours for an embedding, flatness for doubt."""
 
 import hashlib
 import json

@@ -1,6 +1,5 @@
 """Fixtures of the server's tests: the tiny bundle, and an app that runs in this process."""
 
-import asyncio
 import io
 import os
 from collections.abc import AsyncIterator, Callable
@@ -21,6 +20,7 @@ from service.settings import Settings
 from service.telemetry import make_logger
 from tests.service.bundle_factory import make_bundle
 from tests.service.fakes import FakeGallery
+from tests.service.waiting import until
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ def start(bundle_path: Path) -> Start:
 
         openers = Openers(session=lambda bundle, settings: wrap(open_session(bundle, settings)), gallery=open_fake)
         app = create_app(settings, openers=openers, logger=make_logger(settings, log))
-        async with app.router.lifespan_context(app):
-            async with AsyncClient(transport=ASGITransport(app), base_url="http://candor") as client:
-                while ready and (await client.get("/readyz")).status_code != 200:
-                    await asyncio.sleep(0.005)
-                yield Running(app, client, gallery, log)
+        client = AsyncClient(transport=ASGITransport(app), base_url="http://candor")
+        async with app.router.lifespan_context(app), client:
+            if ready:
+                await until(lambda: app.state.lifecycle.services is not None)
+            yield Running(app, client, gallery, log)
 
     return start
 

@@ -10,6 +10,7 @@ import pytest
 
 from service.batcher import Admission, Batcher
 from service.errors import Overloaded, Unavailable
+from tests.service.waiting import until
 
 
 class Clock:
@@ -50,8 +51,7 @@ async def batching(run: Any, **options: Any) -> AsyncIterator[Batcher[int, int]]
 
 
 async def waiting(batcher: Batcher[int, int], count: int) -> None:
-    while batcher.waiting != count:
-        await asyncio.sleep(0.001)
+    await until(lambda: batcher.waiting == count)
 
 
 async def hold_busy(machine: Machine, batcher: Batcher[int, int]) -> "asyncio.Task[Any]":

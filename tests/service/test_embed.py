@@ -22,6 +22,7 @@ from tests.service import bundle_factory
 from tests.service.conftest import Running, Start
 from tests.service.fakes import GatedSession, PoisonedSession
 from tests.service.images import black, encode, flat, jpeg, picture, png
+from tests.service.waiting import until
 
 PNG = {"content-type": "image/png"}
 
@@ -149,7 +150,11 @@ async def test_a_bad_image_fails_alone_and_leaves_its_neighbours_as_they_were(ru
     first, second, third, fourth = response.json()["results"]
     assert response.status_code == 200
     np.testing.assert_allclose([first["embedding"], fourth["embedding"]], alone, atol=1e-6)
-    assert (second["status"], second["error"]["type"], second["error"]["status"]) == ("error", "unsupported_format", 415)
+    assert (second["status"], second["error"]["type"], second["error"]["status"]) == (
+        "error",
+        "unsupported_format",
+        415,
+    )
     assert (third["status"], third["error"]["type"], third["error"]["status"]) == ("error", "undecodable_image", 422)
 
 
@@ -234,7 +239,9 @@ async def test_an_omitted_row_of_an_array_is_nan(running: Running) -> None:
     files = [("images", (name, image, "image/png")) for name, image in [("a", png(1)), ("b", flat())]]
     params, headers = {"max_percentile": 0.5, "on_abstain": "omit"}, {"accept": "application/x-npy"}
 
-    rows = np.load(io.BytesIO((await running.client.post("/embed", files=files, params=params, headers=headers)).content))
+    rows = np.load(
+        io.BytesIO((await running.client.post("/embed", files=files, params=params, headers=headers)).content)
+    )
 
     assert np.isfinite(rows[0]).all()
     assert np.isnan(rows[1]).all()
@@ -261,8 +268,7 @@ async def test_what_arrives_while_the_session_is_busy_becomes_one_batch(start: S
         first = asyncio.create_task(embed(running.client, png(0)))
         await asyncio.to_thread(session.entered.acquire)  # a lone request went in at once
         others = [asyncio.create_task(embed(running.client, png(seed))) for seed in range(1, 7)]
-        while running.services.pipeline.waiting < 6:
-            await asyncio.sleep(0.002)
+        await until(lambda: running.services.pipeline.waiting == 6)
         session.gate.set()
         answers = [only_result(await task) for task in (first, *others)]
 

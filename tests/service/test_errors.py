@@ -14,6 +14,7 @@ from service.session import Outputs
 from tests.service.conftest import Running, Start
 from tests.service.fakes import GatedSession, PoisonedSession
 from tests.service.images import black, encode, flat, picture, png
+from tests.service.waiting import until
 
 PNG = {"content-type": "image/png"}
 JSON = {"content-type": "application/json"}
@@ -186,8 +187,7 @@ async def test_a_full_queue_refuses_the_whole_request_at_once(start: Start) -> N
         assert running.services.pipeline.admission.images == 3
 
         last = asyncio.create_task(client.post("/embed", content=png(), headers=PNG))  # 3 + 1 <= 4
-        while running.services.pipeline.admission.images < 4:
-            await asyncio.sleep(0.002)
+        await until(lambda: running.services.pipeline.admission.images == 4)
         check(await client.post("/retrieve", content=png(), headers=PNG), 429, "overloaded")
         gate.session.gate.set()
         assert [response.status_code for response in await asyncio.gather(accepted, last)] == [200, 200]
@@ -240,8 +240,7 @@ async def test_a_client_that_leaves_takes_its_image_out_of_the_queue(start: Star
         await asyncio.to_thread(gate.session.entered.acquire)
         left = asyncio.Event()
         second = asyncio.create_task(_call_until(running, png(), left))
-        while pipeline.waiting < 1:
-            await asyncio.sleep(0.002)
+        await until(lambda: pipeline.waiting == 1)
         left.set()
         assert await second == 499
         assert (pipeline.waiting, pipeline.admission.images) == (0, 1)
@@ -299,8 +298,8 @@ async def test_requests_are_refused_politely_while_loading(start: Start) -> None
         check(await running.client.get("/readyz"), 503, "unavailable")
         assert (await running.client.get("/healthz")).json() == {"status": "loading"}
         release.set()
-        while (await running.client.get("/readyz")).status_code != 200:
-            await asyncio.sleep(0.005)
+        await until(lambda: running.app.state.lifecycle.services is not None)
+        assert (await running.client.get("/readyz")).status_code == 200
 
 
 async def test_a_failure_to_load_is_told_by_every_probe(start: Start) -> None:
@@ -308,8 +307,8 @@ async def test_a_failure_to_load_is_told_by_every_probe(start: Start) -> None:
         raise RuntimeError("no such luck")
 
     async with start(fail, ready=False) as running:
-        while "no such luck" not in (await running.client.get("/readyz")).text:
-            await asyncio.sleep(0.005)
+        await until(lambda: running.app.state.lifecycle.failure is not None)
+        assert "no such luck" in (await running.client.get("/readyz")).text
         check(await running.client.get("/healthz"), 503, "unavailable")
         check(await running.client.post("/embed", content=png(), headers=PNG), 503, "unavailable")
 

@@ -1,0 +1,130 @@
+"""The inference session against numpy, and what it refuses."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+
+from models.bundle import Bundle, load_bundle
+from service.session import SessionError, batch_buckets, missing_for_cuda, open_session
+from service.settings import Device, Settings
+from tests.service.bundle_factory import SIZE, expected, make_bundle
+
+
+def noise(count: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(count).integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def test_outputs_are_the_graphs(bundle: Bundle) -> None:
+    images = noise(3)
+    outputs = open_session(bundle, Settings(device=Device.CPU)).run(list(images))
+
+    for i, image in enumerate(images):
+        embedding, uncertainty, novelty = expected(image)
+        np.testing.assert_allclose(outputs.embedding[i], embedding, atol=1e-6)
+        assert outputs.uncertainty[i] == pytest.approx(uncertainty, rel=1e-5)
+        assert outputs.novelty[i] == pytest.approx(novelty, rel=1e-5)
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_the_size_of_the_batch_and_its_padding_change_nothing(bundle: Bundle, count: int) -> None:
+    session = open_session(bundle, Settings(device=Device.CPU, max_batch=8))
+    images = noise(8)
+
+    batch, alone = session.run(list(images[:count])), [session.run([image]) for image in images[:count]]
+
+    assert batch.embedding.shape == (count, 48)
+    np.testing.assert_allclose(batch.embedding, np.concatenate([one.embedding for one in alone]), atol=1e-6)
+    np.testing.assert_allclose(batch.uncertainty, np.concatenate([one.uncertainty for one in alone]), rtol=1e-6)
+    np.testing.assert_allclose(batch.novelty, np.concatenate([one.novelty for one in alone]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("max_batch", [1, 2, 3, 4, 5, 7, 8, 10, 32, 33, 100])
+def test_buckets_end_at_the_most_and_waste_less_than_a_third(max_batch: int) -> None:
+    buckets = batch_buckets(max_batch)
+
+    assert buckets[0] == 1
+    assert buckets[-1] == max_batch
+    assert list(buckets) == sorted(set(buckets))
+    for count in range(1, max_batch + 1):
+        bucket = next(bucket for bucket in buckets if bucket >= count)
+        assert (bucket - count) / bucket < 1 / 3
+
+
+def test_auto_serves_where_there_is_no_cuda(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.session.missing_for_cuda", lambda: ["a card"])
+
+    assert open_session(bundle, Settings(device=Device.AUTO)).device is Device.CPU
+
+
+def test_cuda_is_refused_with_all_that_is_missing(bundle: Bundle) -> None:
+    if not missing_for_cuda():
+        pytest.skip("CUDA works here")
+    with pytest.raises(SessionError) as refused:
+        open_session(bundle, Settings(device=Device.CUDA))
+
+    message = str(refused.value)
+    assert "CANDOR_DEVICE=cuda" in message
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        assert f"onnxruntime {ort.__version__}" in message
+        assert "CPUExecutionProvider" in message
+        assert "candor[gpu]" in message
+
+
+def test_a_provider_that_falls_back_to_the_cpu_is_noticed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing seems to be missing, and yet onnxruntime gives a session on the CPU: it does so with a warning only."""
+    monkeypatch.setattr("service.session.missing_for_cuda", list)
+    monkeypatch.setattr("service.session.CUDA_PROVIDER", "AzureExecutionProvider")
+    monkeypatch.setattr("service.session.CUDA_OPTIONS", {})
+    monkeypatch.setattr(ort.InferenceSession, "get_providers", lambda self: ["CPUExecutionProvider"])
+
+    with pytest.raises(SessionError, match="could not start CUDA"):
+        open_session(bundle, Settings(device=Device.CUDA))
+    assert open_session(bundle, Settings(device=Device.AUTO)).device is Device.CPU
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dimension": 47}, "48"),
+        ({"outputs": ["embedding", "uncertainty", "novelty"]}, "class_entropy"),
+        (
+            {"preprocessing": {"size": 64, "interpolation": "bicubic", "crop_pct": 1, "mean": [0] * 3, "std": [1] * 3}},
+            "64",
+        ),
+    ],
+)
+def test_a_graph_that_is_not_the_manifests_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    bundle = load_bundle(make_bundle(tmp_path / "bundle", **changes))
+
+    with pytest.raises(SessionError, match=message):
+        open_session(bundle, Settings(device=Device.CPU))
+
+
+def test_a_graph_whose_numbers_are_not_finite_is_refused(tmp_path: Path) -> None:
+    bundle = load_bundle(make_bundle(tmp_path / "bundle", scale=float("inf")))
+
+    with pytest.raises(SessionError, match="uncertainty is not finite"):
+        open_session(bundle, Settings(device=Device.CPU))
+
+
+def test_a_graph_that_is_none_is_refused(tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path / "bundle", graph_sha256=hashlib.sha256(b"nonsense").hexdigest())
+    (folder / "model.onnx").write_bytes(b"nonsense")
+
+    with pytest.raises(SessionError, match="cannot load"):
+        open_session(load_bundle(folder), Settings(device=Device.CPU))
+
+
+def test_the_service_reaches_no_training_package() -> None:
+    code = "import sys, service.main; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    loaded = set(done.stdout.split())
+    assert {"onnxruntime", "fastapi"} <= loaded
+    assert not loaded & {"torch", "torchvision", "timm", "onnx", "scipy", "matplotlib"}
