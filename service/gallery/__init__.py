@@ -1,10 +1,15 @@
 """The gallery: where items are kept and found again."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from service.gallery.base import Gallery, GalleryError
-from service.gallery.lance import LanceOptions, open_lance_gallery
+
+if TYPE_CHECKING:
+    from service.gallery.lance import LanceOptions
 
 __all__ = ["open_gallery"]
 
@@ -12,7 +17,7 @@ _OBJECT_STORES = ("s3", "gs", "az")
 
 
 async def open_gallery(
-    location: str, *, dimension: int, bundle_hash: str, options: LanceOptions | None = None
+    location: str, *, dimension: int, bundle_hash: str, options: "LanceOptions | None" = None
 ) -> Gallery:
     """Open or create the gallery at a folder or URL, for embeddings of one bundle.
 
@@ -25,7 +30,16 @@ async def open_gallery(
     Raises:
         GalleryError: for another kind of URL, a place that cannot be used, or the gallery of another bundle.
     """
-    return await open_lance_gallery(_place(location), dimension=dimension, bundle_hash=bundle_hash, options=options)
+    place = _place(location)
+    open_engine = await asyncio.to_thread(_import_lance)
+    return await open_engine(place, dimension=dimension, bundle_hash=bundle_hash, options=options)
+
+
+def _import_lance() -> Callable[..., Awaitable[Gallery]]:
+    """The engine's package takes seconds to import: not before it is needed, and not on the event loop."""
+    from service.gallery.lance import open_lance_gallery
+
+    return open_lance_gallery
 
 
 def _place(location: str) -> str:

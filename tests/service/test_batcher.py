@@ -154,7 +154,8 @@ async def test_the_death_of_the_loop_fails_whoever_waits_and_is_told() -> None:
     class Fatal(BaseException):
         """Not an error of one item."""
 
-    entered, gate, deaths = threading.Event(), threading.Event(), []
+    entered, gate = threading.Event(), threading.Event()
+    deaths: list[BaseException] = []
 
     def die(items: Sequence[int]) -> list[int]:
         entered.set()

@@ -237,7 +237,8 @@ async def test_the_operators_threshold_holds_unless_the_request_names_one(start:
 
 async def test_an_omitted_row_of_an_array_is_nan(running: Running) -> None:
     files = [("images", (name, image, "image/png")) for name, image in [("a", png(1)), ("b", flat())]]
-    params, headers = {"max_percentile": 0.5, "on_abstain": "omit"}, {"accept": "application/x-npy"}
+    params: dict[str, Any] = {"max_percentile": 0.5, "on_abstain": "omit"}
+    headers = {"accept": "application/x-npy"}
 
     rows = np.load(
         io.BytesIO((await running.client.post("/embed", files=files, params=params, headers=headers)).content)
@@ -279,6 +280,7 @@ async def test_what_arrives_while_the_session_is_busy_becomes_one_batch(start: S
 async def test_answers_keep_to_the_documented_shape(running: Running) -> None:
     files = [("images", (name, image, "image/png")) for name, image in [("a", png(1)), ("b", b"nonsense")]]
 
-    for params in ({}, {"encoding": "base64"}, {"max_percentile": 0, "on_abstain": "omit"}):
+    options: list[dict[str, Any]] = [{}, {"encoding": "base64"}, {"max_percentile": 0, "on_abstain": "omit"}]
+    for params in options:
         answer = EmbedAnswer.model_validate((await running.client.post("/embed", files=files, params=params)).json())
         assert all(math.isfinite(value) for value in answer.timing_ms.model_dump().values())

@@ -4,6 +4,7 @@ import hashlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -99,7 +100,7 @@ def test_a_provider_that_falls_back_to_the_cpu_is_noticed(bundle: Bundle, monkey
         ),
     ],
 )
-def test_a_graph_that_is_not_the_manifests_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+def test_a_graph_that_is_not_the_manifests_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     bundle = load_bundle(make_bundle(tmp_path / "bundle", **changes))
 
     with pytest.raises(SessionError, match=message):
