@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         dataset,
         options.out,
         augmented_views=options.views,
-        augmentation=Augmentation(options.min_scale, options.jitter, options.seed),
+        augmentation=Augmentation(options.min_scale, options.jitter, options.seed, options.blur),
         index=limited_index(len(dataset), options.limit),
         dtype=options.dtype,
         batch_size=options.batch_size,
@@ -45,6 +45,7 @@ def _arguments() -> argparse.ArgumentParser:
     arguments.add_argument("--views", type=int, default=0, help="augmented views beside the clean one")
     arguments.add_argument("--min-scale", type=float, default=0.08, help="smallest share of the area a crop keeps")
     arguments.add_argument("--jitter", type=float, default=0.4, help="strength of the colour jitter")
+    arguments.add_argument("--blur", type=float, default=0.0, help="largest blur of a view, as a share of its side")
     arguments.add_argument("--seed", type=int, default=0, help="seed of the augmentations")
     arguments.add_argument("--dtype", choices=("float16", "float32"), default="float16")
     arguments.add_argument("--batch-size", type=int, default=64)

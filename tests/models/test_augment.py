@@ -111,3 +111,16 @@ def test_any_image_has_views_of_the_asked_size(size: tuple[int, int]) -> None:
         assert pixels.shape == (32, 32, 3)
         assert pixels.dtype == np.uint8
         assert math.isfinite(pixels.mean())
+
+
+def test_about_a_quarter_of_the_views_is_blurred_and_only_where_asked() -> None:
+    edges = Image.fromarray(np.kron(np.indices((8, 8)).sum(axis=0) % 2, np.ones((8, 8))).astype(np.uint8) * 255)
+    image = edges.convert("RGB")
+
+    def views(blur: float) -> list[NDArray[np.uint8]]:
+        augmentation = Augmentation(min_scale=0.9, jitter=0.0, blur=blur)
+        return [view(image, 0, number, augmentation, Preprocessing(64)) for number in range(1, 201)]
+
+    changed = [not np.array_equal(sharp, other) for sharp, other in zip(views(0.0), views(0.1), strict=True)]
+
+    assert 30 <= sum(changed) <= 70
