@@ -1,10 +1,10 @@
-"""Which backbone at which input size: short equal trainings, judged on classes never seen, beside their cost on one core.
+"""Which backbone at which input size: short equal trainings judged on classes never seen, and their cost on one core.
 
     python -m benchmarks.backbones --data ../shared/data --work runs/backbones --out benchmarks/results/backbones.json
 
-Each candidate sees the same images for the same number of epochs; a head is then trained on held-out images of the upstream
-classes, and R@1 and R-AUROC are measured on the 20 validation classes. The cost is that of the representation at batch 1 in
-onnxruntime on one thread. A candidate already in the result file is not run again.
+Each candidate sees the same images for the same number of epochs; a head is then trained on held-out images of the
+upstream classes, and R@1 and R-AUROC are measured on the 20 validation classes. The cost is that of the representation at
+batch 1 in onnxruntime on one thread. A candidate already in the result file is not trained again.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from models.backbone import Backbone, load_backbone
 from models.datasets import limited_index, open_dataset
@@ -28,25 +27,45 @@ from uncertainty.neighbours import nearest_neighbour
 HALF_WIDTH = {"channels": [32, 64, 128, 256]}
 CANDIDATES: list[tuple[str, dict[str, object], int]] = [
     ("resnet18", HALF_WIDTH, 64),
-    ("regnetx_002", {}, 96),
     ("resnet18", HALF_WIDTH, 128),
+    ("regnetx_002", {}, 96),
     ("fasternet_t0", {}, 96),
-    ("mobilenetv4_conv_small", {}, 96),
     ("convnext_atto", {"patch_size": 2}, 64),
     ("resnet18", HALF_WIDTH, 96),
 ]
 
 
 def main() -> None:
-    """Run every candidate that has no result yet."""
+    """Judge every candidate that has no result yet, then measure the cost of all, one after the other."""
     options = _arguments().parse_args()
     results = json.loads(options.out.read_text()) if options.out.is_file() else {}
     for model, args, size in CANDIDATES:
-        key = f"{model}-{'-'.join(map(str, args.get('channels', args.values())))}-{size}".replace("--", "-")
+        key = _key(model, args, size)
         if key not in results:
             results[key] = {"model": model, "args": args, "size": size, **_judge(key, model, args, size, options)}
             write_json(options.out, results)
-            print(key, json.dumps(results[key]), flush=True)
+    for key, row in results.items():
+        row["cpu_ms"] = _cpu_ms(load_backbone(options.work / key), options.work / key)
+        write_json(options.out, results)
+    print(_table(results))
+
+
+def _key(model: str, args: dict[str, object], size: int) -> str:
+    """One name for a candidate, that a folder can have."""
+    channels = args.get("channels", list(args.values()))
+    assert isinstance(channels, list)
+    return f"{model}-{'-'.join(map(str, channels))}-{size}".replace("--", "-")
+
+
+def _table(results: dict[str, dict[str, object]]) -> str:
+    """Markdown, the best R@1 per CPU-millisecond first."""
+    columns = ("parameters", "dimension", "cpu_ms", "recall_at_1", "r_auroc")
+    rows = sorted(results.items(), key=lambda item: -float(str(item[1]["recall_at_1"])) / float(str(item[1]["cpu_ms"])))
+    lines = ["| candidate | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
+    for key, row in rows:
+        cells = [f"{row[c]:.3f}" if isinstance(row[c], float) else str(row[c]) for c in columns]
+        lines.append(f"| {key} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def _judge(key: str, model: str, args: dict[str, object], size: int, options: argparse.Namespace) -> dict[str, object]:
@@ -56,9 +75,7 @@ def _judge(key: str, model: str, args: dict[str, object], size: int, options: ar
     command += ["--data", f"{tiny}/train-[0-7].npz@{splits}:upstream", "--out", str(folder)]
     command += ["--limit", str(options.limit)] if options.limit else []
     command += ["--teacher", str(options.teacher)] if options.teacher else []
-    started = time.process_time(), time.time()
     train_backbone.main(command)
-    seconds = time.time() - started[1]
     backbone = load_backbone(folder)
     head_cache = _cache(backbone, f"{tiny}/train-8.npz@{splits}:upstream", folder / "cache-head", 8000, views=1)
     unseen = _cache(backbone, f"{tiny}/train-*.npz@{splits}:validation", folder / "cache-unseen", 5000, views=0)
@@ -68,8 +85,6 @@ def _judge(key: str, model: str, args: dict[str, object], size: int, options: ar
     return {
         "parameters": sum(p.numel() for p in backbone.module.parameters()),
         "dimension": clean.shape[1],
-        "train_seconds": seconds,
-        "cpu_ms": _cpu_ms(backbone, folder),
         "recall_at_1": recall_at_1(unseen.labels, nearest_neighbour(clean)[0]),
         "r_auroc": r_auroc(predict(head, clean), correct),
     }
@@ -107,5 +122,4 @@ def _arguments() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
     main()

@@ -61,7 +61,7 @@ class Plan:
         return [
             *self._teacher(),
             ("backbone", train_backbone.main, self._train()),
-            ("head cache", cache_representations.main, self._cache("head", held_out, views=4) + ["--blur", "0.05"]),
+            ("head cache", cache_representations.main, [*self._cache("head", held_out, views=4), "--blur", "0.05"]),
             ("head", train_head.main, self._train_head()),
             ("evaluation", evaluate.main, self._evaluate()),
             ("class statistics", cache_representations.main, self._cache("train", self._set("train-[01]", "upstream"))),
