@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib.metadata
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,7 @@ def open_session(bundle: Bundle, settings: Settings) -> OnnxSession:
 
 
 def _create(graph: Path, settings: Settings) -> tuple[Device, ort.InferenceSession]:
-    if settings.device is Device.CPU or (settings.device is Device.AUTO and missing_for_cuda()):
+    if settings.device is Device.CPU or (settings.device is Device.AUTO and not _has_cuda_provider()):
         return Device.CPU, _create_on(graph, settings, [CPU_PROVIDER])
     missing = missing_for_cuda()
     if not missing:
@@ -111,6 +112,7 @@ def _create(graph: Path, settings: Settings) -> tuple[Device, ort.InferenceSessi
             "onnxruntime could not start CUDA (its error is above): CUDA or cuDNN is missing, or another version"
         ]
     if settings.device is Device.AUTO:
+        logging.getLogger(__name__).warning("serving on the CPU: %s", missing[0])
         return Device.CPU, _create_on(graph, settings, [CPU_PROVIDER])
     raise SessionError("CANDOR_DEVICE=cuda, but CUDA cannot be had here:" + "".join(f"\n- {item}" for item in missing))
 
@@ -131,8 +133,8 @@ def _create_on(graph: Path, settings: Settings, providers: list[Any]) -> ort.Inf
 def missing_for_cuda() -> list[str]:
     """What keeps this process from CUDA, in words for the operator; empty when nothing is known to be missing."""
     problems = []
-    providers = ort.get_available_providers()
-    if CUDA_PROVIDER not in providers:
+    if not _has_cuda_provider():
+        providers = ort.get_available_providers()
         installed = ", ".join(_installed_runtimes()) or "none"
         problems.append(
             f"onnxruntime has no CUDA provider (installed: {installed}; providers: {', '.join(providers)}): "
@@ -142,6 +144,10 @@ def missing_for_cuda() -> list[str]:
         version = "is loaded in the kernel but its library is not" if DRIVER_VERSION.exists() else "is not"
         problems.append(f"the NVIDIA driver {version} visible here (libcuda.so.1): on Docker start with `--gpus all`")
     return problems
+
+
+def _has_cuda_provider() -> bool:
+    return CUDA_PROVIDER in ort.get_available_providers()
 
 
 def _installed_runtimes() -> list[str]:
