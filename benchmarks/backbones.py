@@ -3,13 +3,14 @@
     python -m benchmarks.backbones --data ../shared/data --work runs/backbones --out benchmarks/results/backbones.json
 
 Each candidate sees the same images for the same number of epochs; a head is then trained on held-out images of the
-upstream classes, and R@1 and R-AUROC are measured on the 20 validation classes. The cost is that of the representation at
-batch 1 in onnxruntime on one thread. A candidate already in the result file is not trained again.
+upstream classes, and R@1 and R-AUROC are measured on the 20 validation classes. The cost is that of one image
+at batch 1 in onnxruntime on one thread. A candidate already in the result file is not trained again.
 """
 
 import argparse
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,8 @@ from scripts.train_head import HeadTraining, joined, predict, train_head
 from uncertainty.metrics import r_auroc, recall_at_1
 from uncertainty.neighbours import nearest_neighbour
 
-HALF_WIDTH = {"channels": [32, 64, 128, 256]}
-CANDIDATES: list[tuple[str, dict[str, object], int]] = [
+HALF_WIDTH: Mapping[str, object] = {"channels": [32, 64, 128, 256]}
+CANDIDATES: list[tuple[str, Mapping[str, object], int]] = [
     ("resnet18", HALF_WIDTH, 64),
     ("resnet18", HALF_WIDTH, 128),
     ("regnetx_002", {}, 96),
@@ -50,7 +51,7 @@ def main() -> None:
     print(_table(results))
 
 
-def _key(model: str, args: dict[str, object], size: int) -> str:
+def _key(model: str, args: Mapping[str, object], size: int) -> str:
     """One name for a candidate, that a folder can have."""
     channels = args.get("channels", list(args.values()))
     assert isinstance(channels, list)
@@ -68,10 +69,12 @@ def _table(results: dict[str, dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
-def _judge(key: str, model: str, args: dict[str, object], size: int, options: argparse.Namespace) -> dict[str, object]:
+def _judge(
+    key: str, model: str, args: Mapping[str, object], size: int, options: argparse.Namespace
+) -> dict[str, object]:
     tiny, splits = options.data / "tiny-imagenet-200", Path("scripts/splits/tiny-imagenet.json")
     folder = options.work / key
-    command = [model, "--args", json.dumps(args), "--size", str(size), "--epochs", str(options.epochs)]
+    command = [model, "--args", json.dumps(dict(args)), "--size", str(size), "--epochs", str(options.epochs)]
     command += ["--data", f"{tiny}/train-[0-7].npz@{splits}:upstream", "--out", str(folder)]
     command += ["--limit", str(options.limit)] if options.limit else []
     command += ["--teacher", str(options.teacher)] if options.teacher else []
