@@ -51,9 +51,9 @@ reproduce: $(DEV)/.ready ## Train, evaluate and export a bundle from images (DAT
 	@$(DEV)/bin/candor reproduce --data $(DATA) --out $(OUT) \
 		$(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)
 
-bench: $(DEV)/.ready ## Measure the server beside a bare loop of decode and inference
-	@echo "==> benchmarks.serving $(ARGS)"
-	@$(DEV)/bin/python -m benchmarks.serving $(ARGS)
+bench: $(DEV)/.ready ## Measure the server beside a bare loop of decode and inference (DATA, ARGS)
+	@echo "==> benchmarks.serving: $(DATA) $(ARGS)"
+	@$(DEV)/bin/python -m benchmarks.serving --data $(DATA) $(ARGS)
 
 image: ## Build the container image (GPU=1 for the CUDA one; ENGINE=podman)
 	$(or $(ENGINE),docker) build --target $(RUNTIME) --tag candor:$(RUNTIME) .

@@ -1,0 +1,86 @@
+"""A server in a process of its own: started on a free port, waited for, stopped as an operator would."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from service.settings import read_settings, variable
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PATIENCE_S = 120.0  # for the server to become ready, and to leave
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that is ready."""
+
+    url: str
+    pid: int
+
+
+@contextmanager
+def serving(overrides: Mapping[str, object], folder: Path) -> Iterator[Server]:
+    """A server in a process of its own on a free port of this machine, with its log in the folder; SIGTERM at the end.
+
+    Raises:
+        RuntimeError: where it does not become ready, or does not leave with 0.
+    """
+    own = {"host": "127.0.0.1", "port": 0, "log_format": "json", **overrides}
+    environment = os.environ | {variable(name): "" if value is None else str(value) for name, value in own.items()}
+    log = folder / "server.log"
+    command = [sys.executable, "-m", "service.main"]
+    with log.open("wb") as stderr, subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=stderr) as process:
+        try:
+            yield Server(_wait_until_ready(process, log), process.pid)
+            process.send_signal(signal.SIGTERM)
+            if process.wait(read_settings(overrides).drain_timeout_s + PATIENCE_S):
+                raise RuntimeError(f"the server left with {process.returncode}:\n{_tail(log)}")
+        finally:
+            process.kill()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> str:
+    """The server's URL, once it answers /readyz with 200."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline and process.poll() is None:
+        url = _listening(log)
+        if url and _get(url, "/readyz")[0] == HTTPStatus.OK:
+            return url
+        time.sleep(0.05)
+    raise RuntimeError(f"the server is not ready:\n{_tail(log)}")
+
+
+def _listening(log: Path) -> str | None:
+    """The URL that the server's log names, once it does."""
+    complete = (line for line in log.read_text().splitlines(keepends=True) if line.startswith("{") and line[-1] == "\n")
+    events = (json.loads(line) for line in complete)
+    return next((event["url"] for event in events if event["event"] == "listening"), None)
+
+
+def _get(url: str, path: str) -> tuple[int, str]:
+    """Status and text of an answer."""
+    address = urlsplit(url)
+    with closing(HTTPConnection(address.netloc, timeout=PATIENCE_S)) as connection:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text().splitlines()[-20:])
+
+
+def images_answered(server: Server) -> int:
+    """How many images the server itself says it has embedded."""
+    lines = _get(server.url, "/metrics")[1].splitlines()
+    return sum(int(float(line.split()[-1])) for line in lines if line.startswith('candor_images_total{outcome="ok"}'))
