@@ -104,7 +104,10 @@ def export_bundle(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     export_graph(model, torch.from_numpy(images[:2]), partial / GRAPH_FILE, OUTPUTS)
-    parity = measure_parity(model, partial / GRAPH_FILE, images)
+    try:
+        parity = measure_parity(model, partial / GRAPH_FILE, images)
+    except ValueError as error:  # scores that are constant or not finite
+        raise ExportError(f"the ONNX graph cannot be compared with torch on {len(images)} images: {error}") from error
     _require_parity(parity)
     stated_elsewhere = {"data", "licence", "command", "commit"}
     details = {key: value for key, value in backbone.training.items() if key not in stated_elsewhere}

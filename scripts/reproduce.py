@@ -51,7 +51,7 @@ class Plan:
         self._tiny = data / "tiny-imagenet-200"
         self._limit = ["--limit", str(limit)] if limit else []
         self._compute = ["--device", device] if device else []
-        self._compute += ["--workers", str(workers)] if workers else []
+        self._compute += ["--workers", str(workers)] if workers is not None else []
         if not self._tiny.is_dir():
             raise SystemExit(f"{self._tiny} does not exist; --data must name the folder that holds tiny-imagenet-200/")
 

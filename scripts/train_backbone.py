@@ -151,7 +151,7 @@ def train(
                 for group in optimizer.param_groups:
                     group["lr"] = schedule.learning_rate * _warm_cosine(step, total)
                 model.train()
-                with torch.autocast(device, torch.bfloat16):
+                with torch.autocast(torch.device(device).type, torch.bfloat16):
                     representation = represent(module, _flipped(pixels).to(device), images.preprocessing)  # (b, d)
                     logits = classify(module, representation).float()  # (b, c)
                     loss = F.cross_entropy(logits, labels.to(device), label_smoothing=schedule.label_smoothing)
