@@ -14,7 +14,7 @@ from service.front import Front
 from service.gallery import open_gallery
 from service.gallery.base import Gallery, GalleryError
 from service.lifecycle import Lifecycle, Services
-from service.openapi import add_openapi, describe
+from service.openapi import DescribedAPI, describe
 from service.pipeline import Pipeline
 from service.routes import embed, gallery, health, retrieve
 from service.session import Session, SessionError, open_session
@@ -50,13 +50,12 @@ def create_app(settings: Settings, *, openers: Openers | None = None, logger: Lo
             stop.set()
             await life
 
-    app = FastAPI(lifespan=lifespan, redirect_slashes=False, redoc_url=None, **describe())
+    app = DescribedAPI(lifespan=lifespan, redirect_slashes=False, redoc_url=None, **describe())
     app.state.lifecycle = lifecycle
     app.state.metrics = metrics
     metrics.ready.set_function(lambda: float(_is_ready(lifecycle)))
     metrics.in_flight.set_function(lambda: lifecycle.in_flight)
     add_error_handlers(app)
-    add_openapi(app)
     for routes in (embed, retrieve, gallery, health):
         app.include_router(routes.router)
     app.add_middleware(Front, settings=settings, lifecycle=lifecycle, metrics=metrics, logger=log)

@@ -52,7 +52,7 @@ class Front:
         scope.setdefault("state", {})["request_id"] = exchange.request_id
         self._lifecycle.in_flight += 1
         try:
-            await self._answer(scope, headers, receive, _noting(exchange, send), exchange)
+            await self._answer(scope, headers, receive, self._noting(exchange, send), exchange)
         finally:
             self._lifecycle.in_flight -= 1
             self._record(scope, exchange)
@@ -87,6 +87,20 @@ class Front:
                 "send the key as `Authorization: Bearer KEY`", headers={"WWW-Authenticate": 'Bearer realm="candor"'}
             )
 
+    def _noting(self, exchange: _Exchange, send: Send) -> Send:
+        """`send` that notes the status and adds the headers of every answer."""
+
+        async def noting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                added = [(b"x-request-id", exchange.request_id.encode())]
+                if self._lifecycle.draining:
+                    added.append((b"connection", b"close"))  # the client's next request goes elsewhere
+                message["headers"] = [*message.get("headers", []), *added]
+            await send(message)
+
+        return noting
+
     def _record(self, scope: Scope, exchange: _Exchange) -> None:
         seconds = time.perf_counter() - exchange.started
         method, route = scope["method"], getattr(scope.get("route"), "path", "unmatched")
@@ -105,18 +119,6 @@ class Front:
         if problem is not None:
             fields |= {"error": problem.type, "detail": problem.detail}
         (self._logger.debug if scope["path"] in PROBES else self._logger.info)("request", **fields)
-
-
-def _noting(exchange: _Exchange, send: Send) -> Send:
-    """`send` that notes the status and adds the request's id to the headers."""
-
-    async def noting(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            exchange.status = message["status"]
-            message["headers"] = [*message.get("headers", []), (b"x-request-id", exchange.request_id.encode())]
-        await send(message)
-
-    return noting
 
 
 def _request_id(given: bytes) -> str:

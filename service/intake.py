@@ -12,6 +12,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
+from service.batcher import Admission
 from service.errors import (
     BodyTooLarge,
     ClientGone,
@@ -55,14 +56,19 @@ class Submission:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
-async def read_submission(request: Request, settings: Settings, *, optional_body: bool = False) -> Submission:
+async def read_submission(
+    request: Request, settings: Settings, admission: Admission, *, optional_body: bool = False
+) -> Submission:
     """Read a request's body and options in any of the three forms.
 
     Raises:
         UnsupportedMedia: for any other content type, or a compressed body.
+        Overloaded: where an image would be refused after its upload.
         BodyTooLarge, UploadTimeout, Malformed, ClientGone: as `read_body` and the parsers below.
     """
     kind = content_kind(request)
+    if kind != "json":  # which may hold vectors, and those do not queue
+        admission.refuse_if_full()
     limit = settings.max_image_bytes if kind == "image" else settings.max_body_bytes
     body = await read_body(request, limit, settings.upload_timeout_s)
     query = query_fields(request)
@@ -107,8 +113,8 @@ async def read_body(request: Request, limit_bytes: int, timeout_s: float) -> byt
         UploadTimeout: where it takes longer than `timeout_s`.
         ClientGone: where the client leaves before the end.
     """
-    announced = int(request.headers.get("content-length", 0))
-    if announced > limit_bytes:
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limit_bytes:
         raise BodyTooLarge(f"the body has {announced} bytes and the limit is {limit_bytes}")
     try:
         async with asyncio.timeout(timeout_s):

@@ -80,9 +80,8 @@ class Lifecycle:
 
 
 def draining() -> Unavailable:
-    """The answer to a request that comes after SIGTERM; the connection closes so that the next one goes elsewhere."""
-    headers = {**retry_after(DRAINING_RETRY_S), "Connection": "close"}
-    return Unavailable("the server is shutting down; send this to another one", headers=headers)
+    """The answer to a request that comes after SIGTERM."""
+    return Unavailable("the server is shutting down; send this to another one", headers=retry_after(DRAINING_RETRY_S))
 
 
 def lifecycle_of(request: Request) -> Lifecycle:

@@ -6,7 +6,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from service.errors import PROBLEM_JSON
@@ -95,22 +94,11 @@ def properties(model: type[BaseModel]) -> dict[str, Any]:
     return copy.deepcopy(model.model_json_schema()["properties"])
 
 
-def add_openapi(app: FastAPI) -> None:
-    """Add the problem's schema, which endpoints refer to, to the app's document."""
+class DescribedAPI(FastAPI):
+    """An app whose document holds the problem's schema, which every endpoint refers to."""
 
-    def build() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            document = get_openapi(
-                title=app.title,
-                version=app.version,
-                summary=app.summary,
-                description=app.description,
-                routes=app.routes,
-                tags=app.openapi_tags,
-                license_info=app.license_info,
-            )
-            document["components"]["schemas"]["ProblemBody"] = ProblemBody.model_json_schema()
-            app.openapi_schema = document
-        return app.openapi_schema
-
-    app.__dict__["openapi"] = build
+    def openapi(self) -> dict[str, Any]:
+        """The document behind `/docs`."""
+        document = super().openapi()
+        document["components"]["schemas"].setdefault("ProblemBody", ProblemBody.model_json_schema())
+        return document

@@ -198,6 +198,8 @@ def from_text(text: str) -> bytes:
         head, comma, text = text.partition(",")
         if not comma or not head[:DATA_URI_HEAD].endswith(";base64"):
             raise Malformed("a data URI must look like data:image/jpeg;base64,...")
+    if "\n" in text:
+        text = "".join(text.split())  # as line-wrapping encoders write it
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:

@@ -80,8 +80,7 @@ async def embed(request: Request) -> Response:
     are in the order of the images, those omitted by `on_abstain=omit` are NaN, and any failed image fails the request.
     """
     services = services_of(request)
-    services.pipeline.admission.refuse_if_full()
-    submission = await read_submission(request, services.settings)
+    submission = await read_submission(request, services.settings, services.pipeline.admission)
     images, options = read_images(submission, services.settings)
     threshold = resolve_threshold(options.max_uncertainty, options.max_percentile, default_threshold(services.settings))
     deadline = deadline_after(services.settings.request_timeout_s)

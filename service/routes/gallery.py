@@ -139,8 +139,7 @@ async def put_item(request: Request, id: str) -> Response:
     """
     services = services_of(request)
     item_id = check_id(id)
-    services.pipeline.admission.refuse_if_full()
-    submission = await read_submission(request, services.settings, optional_body=True)
+    submission = await read_submission(request, services.settings, services.pipeline.admission, optional_body=True)
     new, threshold = _read_put(item_id, submission)
     deadline = deadline_after(services.settings.request_timeout_s)
     outcome = (await _to_items(request, [new], threshold, services, deadline))[0]
@@ -178,8 +177,7 @@ async def put_items(request: Request) -> Response:
     Send JSON with `items`, or a form whose `images` files are stored under their file names, with `payloads` by id.
     """
     services = services_of(request)
-    services.pipeline.admission.refuse_if_full()
-    submission = await read_submission(request, services.settings)
+    submission = await read_submission(request, services.settings, services.pipeline.admission)
     entries, threshold = _read_many(submission)
     _check_counts(entries, services)
     deadline = deadline_after(services.settings.request_timeout_s)
@@ -268,7 +266,7 @@ async def delete_item(request: Request, id: str) -> Response:
 async def delete_items(request: Request) -> Response:
     """Delete by ids or by filter: JSON with exactly one of `ids` and `filter`; an empty filter is refused."""
     services = services_of(request)
-    submission = await read_submission(request, services.settings)
+    submission = await read_submission(request, services.settings, services.pipeline.admission)
     if submission.kind != "json":
         raise Malformed("send JSON with ids or filter")
     fields = parse_options(DeleteFields, submission.fields)

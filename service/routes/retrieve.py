@@ -117,8 +117,7 @@ async def retrieve(request: Request) -> Response:
     item is left. A vector has no uncertainty: its `query` is null, and no threshold on the query can hold.
     """
     services = services_of(request)
-    services.pipeline.admission.refuse_if_full()
-    submission = await read_submission(request, services.settings, optional_body=True)
+    submission = await read_submission(request, services.settings, services.pipeline.admission, optional_body=True)
     fields, image = _read_query(submission)
     thresholds = _resolve(fields, services)
     deadline = deadline_after(services.settings.request_timeout_s)

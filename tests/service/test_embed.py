@@ -71,7 +71,7 @@ async def test_the_bytes_decide_the_format_not_the_header(running: Running, head
 
 async def test_every_form_of_request_gives_the_same_embeddings(running: Running) -> None:
     images = [png(seed) for seed in range(3)]
-    texts = [base64.b64encode(image).decode() for image in images]
+    texts = [base64.b64encode(images[0]).decode(), *(base64.encodebytes(image).decode() for image in images[1:])]
     uris = [f"data:image/png;base64,{text}" for text in texts]
     files = [("images", (f"{i}.png", image, "image/png")) for i, image in enumerate(images)]
 

@@ -3,13 +3,17 @@
 import asyncio
 import base64
 import json
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from httpx2 import Response
 
+from models.images import ImageTooLarge, UndecodableImage, UnsupportedFormat
+from service.errors import Problem
 from service.session import Outputs
 from tests.service.conftest import Running, Start
 from tests.service.fakes import GatedSession, PoisonedSession
@@ -189,6 +193,10 @@ async def test_a_full_queue_refuses_the_whole_request_at_once(start: Start) -> N
         last = asyncio.create_task(client.post("/embed", content=png(), headers=PNG))  # 3 + 1 <= 4
         await until(lambda: running.services.pipeline.admission.images == 4)
         check(await client.post("/retrieve", content=png(), headers=PNG), 429, "overloaded")
+        check(await client.put("/gallery/a", content=png(), headers=PNG), 429, "overloaded")
+        vector = await client.put("/gallery/v", json={"vector": [1.0] * 48, "uncertainty": 1})  # needs no queue
+        assert vector.status_code == 200
+        assert (await client.post("/retrieve", json={"id": "v"})).status_code == 200
         gate.session.gate.set()
         assert [response.status_code for response in await asyncio.gather(accepted, last)] == [200, 200]
 
@@ -354,3 +362,13 @@ async def test_bad_page_parameters(running: Running, query: str) -> None:
 async def test_an_uncertain_image_may_be_an_error(running: Running) -> None:
     url = "/embed?max_percentile=0.5&on_abstain=error"
     check(await running.client.post(url, content=flat(), headers=PNG), 422, "abstained")
+
+
+def test_the_documented_errors_are_the_codes(repository: Path) -> None:
+    def kinds(base: type[Problem]) -> set[tuple[int, str]]:
+        return {(base.status, base.type)}.union(*map(kinds, base.__subclasses__()))
+
+    table = re.findall(r"^\| (\d{3}) \| `(\w+)` \|", (repository / "docs" / "http.md").read_text(), re.MULTILINE)
+    images = {(error.status, error.type) for error in (ImageTooLarge, UnsupportedFormat, UndecodableImage)}
+
+    assert {(int(status), kind) for status, kind in table} == (kinds(Problem) | images) - {(499, "client_gone")}
