@@ -35,6 +35,7 @@ from service.schemas import Deleted, GalleryPage, ItemWithEmbedding, StoredBody,
 MAX_ID_BYTES: Final = 512
 MAX_PAGE: Final = 1000
 MAX_ITEMS: Final = 10_000
+MANY: Final = 16  # items from which making them leaves the event loop
 Value = TypeVar("Value")
 JsonObject = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
 
@@ -113,9 +114,10 @@ class NewItem:
     content: ItemContent
 
 
-def percentile_of(uncertainty: float, services: Services) -> float:
-    """The share of the reference set that is less uncertain."""
-    return float(services.bundle.uncertainty_percentile(np.asarray([uncertainty]))[0])
+def percentiles(uncertainties: Sequence[float], services: Services) -> list[float]:
+    """The share of the reference set that is less uncertain than each."""
+    shares: list[float] = services.bundle.uncertainty_percentile(np.asarray(uncertainties)).tolist()
+    return shares
 
 
 @router.put(
@@ -146,7 +148,7 @@ async def put_item(request: Request, id: str) -> Response:
     if isinstance(outcome, Problem):
         raise outcome
     await finish_in_time(services.gallery.upsert([outcome]), deadline)
-    return _json(_stored(outcome, services))
+    return _json(_stored([outcome], services)[0])
 
 
 @router.post(
@@ -178,7 +180,7 @@ async def put_items(request: Request) -> Response:
     """
     services = services_of(request)
     submission = await read_submission(request, services.settings, services.pipeline.admission)
-    entries, threshold = _read_many(submission)
+    entries, threshold = await asyncio.to_thread(_read_many, submission)
     _check_counts(entries, services)
     deadline = deadline_after(services.settings.request_timeout_s)
     new = [entry for entry in entries if isinstance(entry, NewItem)]
@@ -187,10 +189,9 @@ async def put_items(request: Request) -> Response:
     items = [outcome for outcome in outcomes if isinstance(outcome, Item)]
     if items:
         await finish_in_time(services.gallery.upsert(items), deadline)
+    stored = iter(_stored(items, services))
     results = [
-        _stored(outcome, services)
-        if isinstance(outcome, Item)
-        else {"status": "error", "id": entry.id, "error": outcome.as_dict()}
+        next(stored) if isinstance(outcome, Item) else {"status": "error", "id": entry.id, "error": outcome.as_dict()}
         for entry, outcome in zip(entries, outcomes, strict=True)
     ]
     return _json({"stored": len(items), "failed": len(entries) - len(items), "results": results})
@@ -221,7 +222,7 @@ async def page_items(
             "engine": gallery.engine,
             "offset": offset,
             "limit": limit,
-            "items": [_item(item, services) for item in items],
+            "items": _described(items, services),
         }
     )
 
@@ -234,7 +235,7 @@ async def get_item(request: Request, id: str, encoding: Encoding = "float") -> R
     item = await finish_in_time(services.gallery.get(check_id(id)), deadline)
     if item is None:
         raise UnknownId(f"the gallery has no item {id!r}")
-    return _json({**_item(item, services), "embedding": encode_embedding(item.embedding, encoding)})
+    return _json({**_described([item], services)[0], "embedding": encode_embedding(item.embedding, encoding)})
 
 
 @router.delete("/gallery/{id:path}", responses={200: {"model": Deleted}, **errors(400, 401, 404, 503, 504)})
@@ -399,6 +400,14 @@ async def _to_items(
     outcomes: list[Outcome] = []
     if images:
         outcomes = await answer_in_time(request, services.pipeline.embed(images), deadline)
+    if len(new) <= MANY:
+        return _combine(new, outcomes, threshold, services)
+    return await asyncio.to_thread(_combine, new, outcomes, threshold, services)
+
+
+def _combine(
+    new: Sequence[NewItem], outcomes: Sequence[Outcome], threshold: Threshold, services: Services
+) -> list[Item | Problem]:
     embedded = iter(outcomes)
     return [_to_item(item, next(embedded) if item.image is not None else None, threshold, services) for item in new]
 
@@ -414,7 +423,7 @@ def _to_item(new: NewItem, outcome: Outcome | None, threshold: Threshold, servic
         except Problem as problem:
             return problem
         uncertainty = float(np.float32(new.content.uncertainty or 0.0))
-    percentile = percentile_of(uncertainty, services)
+    percentile = percentiles([uncertainty], services)[0]
     if threshold.exceeded(uncertainty, percentile):
         services.metrics.abstentions.labels("uncertain_image").inc()
         return abstained(uncertainty, percentile, threshold)
@@ -428,14 +437,20 @@ def _filter(text: str | None) -> dict[str, Any] | None:
     return value
 
 
-def _stored(item: Item, services: Services) -> dict[str, Any]:
-    percentile = percentile_of(item.uncertainty, services)
-    return {"status": "ok", "id": item.id, "uncertainty": item.uncertainty, "percentile": percentile}
+def _stored(items: Sequence[Item], services: Services) -> list[dict[str, Any]]:
+    shares = percentiles([item.uncertainty for item in items], services)
+    return [
+        {"status": "ok", "id": item.id, "uncertainty": item.uncertainty, "percentile": share}
+        for item, share in zip(items, shares, strict=True)
+    ]
 
 
-def _item(item: Item, services: Services) -> dict[str, Any]:
-    percentile = percentile_of(item.uncertainty, services)
-    return {"id": item.id, "uncertainty": item.uncertainty, "percentile": percentile, "payload": item.payload}
+def _described(items: Sequence[Item], services: Services) -> list[dict[str, Any]]:
+    shares = percentiles([item.uncertainty for item in items], services)
+    return [
+        {"id": item.id, "uncertainty": item.uncertainty, "percentile": share, "payload": item.payload}
+        for item, share in zip(items, shares, strict=True)
+    ]
 
 
 def _json(content: Any) -> Response:

@@ -161,6 +161,16 @@ async def test_many_items_have_each_their_own_outcome(running: Running) -> None:
     )
 
 
+async def test_hundreds_of_vectors_go_in_at_once(running: Running) -> None:
+    items = [{"id": str(n), "vector": VECTOR, "uncertainty": n / 50, "payload": {"n": n}} for n in range(300)]
+
+    body = StoredMany.model_validate((await running.client.post("/gallery", json={"items": items})).json())
+
+    assert (body.stored, body.failed) == (300, 0)
+    assert [result.id for result in body.results] == [str(n) for n in range(300)]
+    assert [found.payload["n"] for found in running.gallery.items.values()] == list(range(300))
+
+
 async def test_a_form_of_files_is_stored_under_their_names(running: Running) -> None:
     files = [("images", (f"{name}.png", png(seed), "image/png")) for seed, name in enumerate("ab")]
 
