@@ -55,6 +55,7 @@ REFINE_FACTOR = 2
 IDS_PER_STATEMENT = 500
 CONFLICT_TRIES = 8
 CONFLICT_WAIT_S = 0.02
+CONFLICT_WORDS = ("conflict", "concurrent", "contention")
 
 Result = TypeVar("Result")
 
@@ -171,9 +172,7 @@ class LanceGallery:
     async def get(self, item_id: str) -> Item | None:
         """The item of that id, or None."""
         self._require_open()
-        query = self._table.query().where(f"id = {quote(check_id(item_id))}").select(ITEM_COLUMNS).limit(1)
-        items = to_items(await query.to_arrow())
-        return items[0] if items else None
+        return next(iter(await self._items([check_id(item_id)])), None)
 
     async def count(self, where: Filter | None = None) -> int:
         """Number of items, or of those that pass the filter."""
@@ -182,16 +181,18 @@ class LanceGallery:
         return rows
 
     async def page(self, limit: int, offset: int = 0, where: Filter | None = None) -> list[Item]:
-        """Items from the least to the most uncertain, ties by id."""
+        """Items from the least to the most uncertain, ties by id; one deleted meanwhile is left out."""
         self._require_open()
         if offset < 0 or limit < 0:
             raise ValueError("limit and offset must not be negative")
         if limit == 0:
             return []
         order = [ColumnOrdering(column_name=name, ascending=True) for name in ("uncertainty", "id")]
-        query = self._table.query().order_by(order).select(ITEM_COLUMNS).offset(offset).limit(limit)
+        query = self._table.query().order_by(order).select(["id", "uncertainty"]).offset(offset).limit(limit)
         sql = to_sql(parse_filter(where))
-        return to_items(await (query.where(sql) if sql else query).to_arrow())
+        ids = (await (query.where(sql) if sql else query).to_arrow()).column("id").to_pylist()
+        items = {item.id: item for item in await self._items(ids)}
+        return [items[item_id] for item_id in ids if item_id in items]
 
     async def search(
         self,
@@ -285,6 +286,11 @@ class LanceGallery:
         for sql in _id_conditions(merged.deleted):
             await _retrying(partial(self._table.delete, sql))
         return merged.counts
+
+    async def _items(self, ids: Sequence[str]) -> list[Item]:
+        """The items of these ids that are there, in any order."""
+        queries = [self._table.query().where(sql).select(ITEM_COLUMNS) for sql in _id_conditions(ids)]
+        return [item for query in queries for item in to_items(await query.to_arrow())]
 
     async def _existing(self, ids: Sequence[str]) -> set[str]:
         found: set[str] = set()
@@ -381,7 +387,7 @@ async def _retrying(action: Callable[[], Awaitable[Result]]) -> Result:
         try:
             return await action()
         except (OSError, RuntimeError, ValueError) as error:
-            if "conflict" not in str(error).lower():
+            if not any(word in str(error).lower() for word in CONFLICT_WORDS):
                 raise
             await asyncio.sleep(CONFLICT_WAIT_S * 2**attempt * (0.5 + random.random()))
     return await action()

@@ -202,7 +202,7 @@ def row(item_id: str, uncertainty: float = 0.5) -> Row:
 
 def test_a_group_leaves_one_state_per_id() -> None:
     first, second = row("a", 1), row("a", 2)
-    group = [Upsert((first, row("b"))), Delete(("a", "c", "c", "d")), Upsert((second,)), Delete(("b",))]
+    group: list[Write] = [Upsert((first, row("b"))), Delete(("a", "c", "c", "d")), Upsert((second,)), Delete(("b",))]
     merged = merge(group, existing={"c"})
     assert [one.uncertainty for one in merged.rows] == [2]
     assert merged.deleted == ("c",)
