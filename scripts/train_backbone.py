@@ -9,7 +9,6 @@ ends with the same weights as one that was not.
 
 import argparse
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,6 +35,7 @@ from scripts.common import (
     json_object,
     log_to_stderr,
     parser,
+    warm_cosine,
     write_json,
 )
 
@@ -149,7 +149,7 @@ def train(
             for pixels, labels, targets in _batches(images, teacher, schedule, epoch, skipped, workers):
                 torch.manual_seed(schedule.seed * 1_000_003 + step)
                 for group in optimizer.param_groups:
-                    group["lr"] = schedule.learning_rate * _warm_cosine(step, total)
+                    group["lr"] = schedule.learning_rate * warm_cosine(step, total)
                 model.train()
                 with torch.autocast(torch.device(device).type, torch.bfloat16):
                     representation = represent(module, _flipped(pixels).to(device), images.preprocessing)  # (b, d)
@@ -239,12 +239,6 @@ def _validation_images(spec: str | None, limit: int | None, preprocessing: Prepr
         return None
     dataset = open_dataset(spec)
     return Images(dataset, limited_index(len(dataset), limit), Augmentation(), preprocessing)
-
-
-def _warm_cosine(step: int, total: int, warm: float = 0.05) -> float:
-    """Learning-rate factor: linear to 1 over the first 5 % of the steps, then a half cosine down to 0."""
-    done = (step + 0.5) / total
-    return done / warm if done < warm else 0.5 * (1 + math.cos(math.pi * (done - warm) / (1 - warm)))
 
 
 def _made_from(images: Images, schedule: Schedule, teacher: Teacher | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from models.backbone import Backbone, load_backbone
 from models.heads import UncertaintyHead, save_head
 from models.representations import Representations, load_representations
 from models.targets import classification_loss, retrieval_loss
-from scripts.common import command_line, current_commit, log_to_stderr, parser, write_json
+from scripts.common import command_line, current_commit, log_to_stderr, parser, warm_cosine, write_json
 from uncertainty.metrics import spearman
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -104,13 +105,8 @@ def train_head(
         head.parameters(), lr=training.learning_rate, betas=(0.8, 0.95), weight_decay=training.weight_decay
     )
     steps_per_epoch = max(1, kept.size // training.batch_size)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        training.learning_rate,
-        total_steps=training.epochs * steps_per_epoch,
-        pct_start=0.1,
-        cycle_momentum=False,  # the betas above are the recipe's
-    )
+    schedule = partial(warm_cosine, total=training.epochs * steps_per_epoch)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
     history = []
     for epoch in trange(training.epochs, desc="train head", unit="epoch"):
         head.train()
