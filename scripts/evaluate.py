@@ -91,7 +91,7 @@ class Run:
         cached = cache_representations(
             self.backbone, dataset, folder, dtype="float32", workers=self.workers, device=self.device
         )
-        return np.asarray(cached.clean, dtype=np.float32)
+        return np.array(cached.clean, dtype=np.float32)
 
     def scores(self, representation: NDArray[np.float32]) -> Scores:
         """The head and every baseline that needs no gallery, each (n,), higher is less sure."""
