@@ -1,5 +1,6 @@
 """Stand-ins for the session and the gallery, for what a real one cannot be made to do on demand."""
 
+import asyncio
 import threading
 from collections.abc import Callable, Sequence
 
@@ -21,9 +22,12 @@ class FakeGallery:
         self.items: dict[str, Item] = {}
         self.closed = False
         self.before_write: Callable[[], None] = lambda: None
+        self.may_write = asyncio.Event()
+        self.may_write.set()
 
     async def upsert(self, items: Sequence[Item]) -> None:
         self.before_write()
+        await self.may_write.wait()
         self.items |= {item.id: item for item in items}
 
     async def get(self, item_id: str) -> Item | None:

@@ -14,6 +14,7 @@ from httpx2 import Response
 
 from models.images import ImageTooLarge, UndecodableImage, UnsupportedFormat
 from service.errors import Problem
+from service.gallery.base import GalleryError
 from service.session import Outputs
 from tests.service.conftest import Running, Start
 from tests.service.fakes import GatedSession, PoisonedSession
@@ -344,6 +345,25 @@ async def test_a_defect_is_a_500_that_tells_nothing_but_its_id(running: Running)
     assert "secret" not in response.text
     logged = [json.loads(line) for line in running.log.getvalue().splitlines()]
     assert any("secret detail" in str(line) and line.get("request_id") == problem["request_id"] for line in logged)
+
+
+async def test_a_gallery_that_fails_says_so(running: Running) -> None:
+    def fail() -> None:
+        raise GalleryError("the disk is full")
+
+    running.gallery.before_write = fail
+    problem = check(await running.client.put("/gallery/a", content=png(), headers=PNG), 500, "gallery_failed")
+    assert problem["detail"] == "the disk is full"
+
+
+async def test_a_write_that_takes_too_long_is_not_acknowledged_and_not_torn(start: Start) -> None:
+    async with start(request_timeout_s=0.1) as running:
+        running.gallery.may_write.clear()
+        late = await running.client.put("/gallery/a", json={"vector": [1.0] * 48, "uncertainty": 1})
+        check(late, 504, "deadline_exceeded")
+        assert running.gallery.items == {}
+        running.gallery.may_write.set()
+        await until(lambda: "a" in running.gallery.items)  # what was begun is finished
 
 
 async def test_a_request_id_is_taken_over_if_fit_and_made_if_not(running: Running) -> None:

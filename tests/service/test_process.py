@@ -172,7 +172,7 @@ def test_a_second_signal_does_not_wait(bundle_path: Path, tmp_path: Path) -> Non
         assert b"200" not in upload.first_line()
 
 
-ROUNDS = 6
+ROUNDS = 5
 WRITERS = 4
 
 
