@@ -81,8 +81,9 @@ def tiny_backbone(seed: int = 0, classes: Sequence[str] = CLASSES, size: int = S
     with torch.no_grad():
         for module in backbone.module.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
-                module.running_mean.normal_(0.0, 0.1)
-                module.running_var.uniform_(0.5, 1.5)
+                statistics = dict(module.named_buffers())
+                statistics["running_mean"].normal_(0.0, 0.1)
+                statistics["running_var"].uniform_(0.5, 1.5)
     return backbone
 
 

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,7 +158,7 @@ def test_weights_are_read_from_safetensors(tmp_path: Path) -> None:
 
 def test_int8_weights_are_scaled_per_output_channel(tmp_path: Path) -> None:
     quantised = np.arange(-12, 12, dtype=np.int8).reshape(2, 3, 2, 2)
-    arrays = {"a.weight|q": quantised, "a.weight|s": np.float32([0.5, 2.0]), "a.bias": np.float32([1, 2])}
+    arrays: dict[str, Any] = {"a.weight|q": quantised, "a.weight|s": [0.5, 2.0], "a.bias": [1.0, 2.0]}
     np.savez(tmp_path / "weights.npz", **arrays)
 
     found = read_state_dict(tmp_path / "weights.npz")

@@ -316,7 +316,9 @@ def test_the_fingerprint_follows_content_and_selection(tmp_path: Path) -> None:
     fingerprints = [
         dataset.fingerprint,
         packed_dataset(tmp_path, per_class=1, seed=1).fingerprint,
-        open_dataset(str(write_packed(tmp_path / "2.npz", pictures(1, seed=0)[0], np.zeros(6)))).fingerprint,
+        open_dataset(
+            str(write_packed(tmp_path / "2.npz", pictures(1, seed=0)[0], np.zeros(6, dtype=np.int64)))
+        ).fingerprint,
         select(dataset, np.arange(6)).fingerprint,
         select(dataset, np.arange(5)).fingerprint,
         select(dataset, np.arange(6)[::-1]).fingerprint,

@@ -273,7 +273,8 @@ def test_a_graph_of_another_head_is_refused(made: Made, tmp_path: Path, monkeypa
 def test_each_figure_beyond_its_limit_refuses_the_graph(
     figure: str, value: float, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parity = replace(measure_parity(made.model, made.bundle.graph_path, made.images), **{figure: value})
+    change: dict[str, Any] = {figure: value}
+    parity = replace(measure_parity(made.model, made.bundle.graph_path, made.images), **change)
     monkeypatch.setattr(export, "export_graph", graph_from(made.bundle.graph_path))
     monkeypatch.setattr(export, "measure_parity", lambda *arguments: parity)
 

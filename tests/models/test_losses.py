@@ -58,7 +58,7 @@ def test_a_right_order_beyond_the_margin_costs_nothing_and_pulls_nowhere(ranking
     uncertainty = torch.tensor([0.1, 0.4, 0.8, 1.2], requires_grad=True)
 
     value = ranking(uncertainty, torch.tensor([0.0, 1.0, 2.0, 3.0]))
-    value.backward()
+    torch.autograd.backward(value)
 
     assert value.item() == 0.0
     assert uncertainty.grad is not None
@@ -69,7 +69,7 @@ def test_a_right_order_beyond_the_margin_costs_nothing_and_pulls_nowhere(ranking
 def test_a_wrong_order_pushes_the_image_of_higher_loss_up(ranking: Ranking) -> None:
     uncertainty = torch.tensor([1.0, 0.5], requires_grad=True)
 
-    ranking(uncertainty, torch.tensor([0.0, 1.0])).backward()
+    torch.autograd.backward(ranking(uncertainty, torch.tensor([0.0, 1.0])))
 
     assert uncertainty.grad is not None
     assert uncertainty.grad.tolist() == [1.0, -1.0]
@@ -80,7 +80,7 @@ def test_pairs_of_equal_loss_say_nothing(ranking: Ranking) -> None:
     uncertainty = torch.tensor([0.3, 0.9, 0.1], requires_grad=True)
 
     value = ranking(uncertainty, torch.tensor([2.0, 2.0, 2.0]))
-    value.backward()
+    torch.autograd.backward(value)
 
     assert value.item() == 0.0
     assert uncertainty.grad is not None

@@ -1,0 +1,100 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from models.backbone import BackboneError, load_backbone
+from models.preprocess import Preprocessing
+from scripts import import_backbone
+from tests.offline import tensors, tiny_backbone
+
+STATE = tensors(tiny_backbone(seed=3))
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    save_file(STATE, tmp_path / "weights.safetensors")
+    return tmp_path / "weights.safetensors"
+
+
+def imported(weights: Path, *more: str, classes: str = "6") -> Any:
+    out = weights.parent / "backbone"
+    import_backbone.main(["test_resnet", "--weights", str(weights), "--classes", classes, "--out", str(out), *more])
+    return load_backbone(out)
+
+
+def test_weights_from_a_file_are_taken_as_they_are(weights: Path) -> None:
+    backbone = imported(weights)
+
+    assert backbone.name == "test_resnet"
+    assert backbone.classes == ("0", "1", "2", "3", "4", "5")
+    assert all(torch.equal(value, tensors(backbone)[key]) for key, value in STATE.items())
+
+
+def test_int8_weights_are_de_quantised(tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {}
+    expected: dict[str, Any] = {}
+    for key, value in STATE.items():
+        if value.ndim < 2:
+            arrays[key] = expected[key] = value.numpy()
+            continue
+        scale = np.abs(value.numpy()).reshape(len(value), -1).max(axis=1) / 127  # (out,)
+        shape = (-1, *[1] * (value.ndim - 1))
+        arrays[f"{key}|q"] = np.round(value.numpy() / scale.reshape(shape)).astype(np.int8)
+        arrays[f"{key}|s"] = scale
+        expected[key] = arrays[f"{key}|q"] * scale.reshape(shape)
+    np.savez(tmp_path / "weights.npz", **arrays)
+
+    found = tensors(imported(tmp_path / "weights.npz"))
+
+    assert all(np.allclose(found[key].numpy(), value, atol=1e-7) for key, value in expected.items())
+    assert any(not torch.equal(found[key], value) for key, value in STATE.items())
+
+
+def test_without_more_the_models_own_preprocessing_is_kept(weights: Path) -> None:
+    assert imported(weights).preprocessing == Preprocessing(160, 0.95, "bilinear")
+
+
+def test_preprocessing_can_be_changed(weights: Path) -> None:
+    found = imported(weights, "--size", "64", "--crop-pct", "1", "--half-normalised").preprocessing
+
+    assert found == Preprocessing(64, 1.0, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def test_class_names_come_from_a_file(weights: Path, tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("a\nb\nc\nd e\nf\ng\n")
+
+    assert imported(weights, classes=str(names)).classes == ("a", "b", "c", "d e", "f", "g")
+
+
+def test_data_and_terms_are_recorded(weights: Path) -> None:
+    found = imported(weights, "--data", "ImageNet-1k", "--licence", "Apache-2.0").training
+
+    assert found == {"data": "ImageNet-1k", "licence": "Apache-2.0"}
+
+
+def test_arguments_reach_timm(weights: Path) -> None:
+    assert imported(weights, "--args", '{"output_stride": 16}').args == {"output_stride": 16}
+
+
+def test_weights_that_do_not_fit_are_refused_by_name(weights: Path) -> None:
+    with pytest.raises(SystemExit, match=r"weights\.safetensors does not fit test_resnet: (?s:.*)size mismatch"):
+        imported(weights, classes="7")
+
+
+def test_a_model_that_timm_does_not_know_is_refused(weights: Path) -> None:
+    with pytest.raises(BackboneError, match="timm cannot build 'no_such_model'"):
+        import_backbone.main(["no_such_model", "--weights", str(weights), "--out", str(weights.parent / "out")])
+
+
+@pytest.mark.parametrize("more", [[], ["--pretrained", "--weights", "w.pth"], ["--weights", "w.pth", "--args", "[1]"]])
+def test_a_wrong_command_is_a_usage_error(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        import_backbone.main(["test_resnet", *more, "--out", "out"])
+
+    assert raised.value.code == 2
+    assert "candor import-backbone: error" in capsys.readouterr().err
