@@ -7,7 +7,7 @@ from typing import Final, Literal
 import numpy as np
 
 from models.bundle import Bundle
-from service.errors import InvalidOption
+from service.errors import Abstained, InvalidOption
 from service.settings import Settings
 
 Source = Literal["request", "settings", "none"]
@@ -80,3 +80,13 @@ def _nth_float32(index: int) -> float:
     """The float32 numbers in order: 0 is zero, 1 the smallest above it, -1 the largest below."""
     magnitude = float(np.asarray(abs(index), dtype=np.uint32).view(np.float32))
     return -magnitude if index < 0 else magnitude
+
+
+def abstained(uncertainty: float, percentile: float, threshold: Threshold) -> Abstained:
+    """The error of an image above the threshold, with its numbers."""
+    return Abstained(
+        f"uncertainty {uncertainty:.4g} (percentile {percentile:.3f}) is above the threshold",
+        uncertainty=uncertainty,
+        percentile=percentile,
+        threshold=threshold.as_dict(),
+    )

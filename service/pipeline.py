@@ -37,6 +37,15 @@ class Timing:
     inference_s: float
 
 
+def timing_ms(timings: Sequence[Timing]) -> dict[str, float]:
+    """Milliseconds per stage, of the slowest image."""
+    return {
+        "decode": round(1000 * max((timing.decode_s for timing in timings), default=0.0), 3),
+        "queue": round(1000 * max((timing.queue_s for timing in timings), default=0.0), 3),
+        "inference": round(1000 * max((timing.inference_s for timing in timings), default=0.0), 3),
+    }
+
+
 @dataclass(frozen=True)
 class Scores:
     """What the graph and the bundle's reference set say of one image; `embedding` is (D,) float32 of unit L2 norm."""

@@ -1,6 +1,5 @@
 """`POST /embed`: images to embeddings with uncertainty, abstaining above the threshold."""
 
-import base64
 import io
 import time
 from collections.abc import Sequence
@@ -9,20 +8,19 @@ from typing import Any, Final, Literal
 import numpy as np
 import orjson
 from fastapi import APIRouter, Request, Response
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.decide import Threshold, default_threshold, resolve_threshold
-from service.errors import Abstained, InvalidOption, Malformed, Problem, TooManyImages
+from service.decide import Threshold, abstained, default_threshold, resolve_threshold
+from service.errors import InvalidOption, Malformed, Problem, TooManyImages
 from service.intake import Submission, answer_in_time, deadline_after, parse_options, read_submission
 from service.lifecycle import Services, services_of
 from service.openapi import IMAGE, READING, body, errors, options_as_query, properties
-from service.pipeline import Embedded, Outcome, Source, Timing
+from service.pipeline import Embedded, Outcome, Source, timing_ms
 from service.schemas import EmbedAnswer
 from service.settings import Settings
+from service.vectors import Encoding, encode_embedding
 
 NPY: Final = "application/x-npy"
-Encoding = Literal["float", "base64"]
 
 router = APIRouter(tags=["embed"])
 
@@ -138,32 +136,6 @@ def _abstain(outcome: Outcome, threshold: Threshold, options: EmbedOptions, serv
 
 def _abstains(embedded: Embedded, threshold: Threshold) -> bool:
     return threshold.exceeded(embedded.scores.uncertainty, embedded.scores.percentile)
-
-
-def abstained(uncertainty: float, percentile: float, threshold: Threshold) -> Abstained:
-    """The error of an image above the threshold, with its numbers."""
-    return Abstained(
-        f"uncertainty {uncertainty:.4g} (percentile {percentile:.3f}) is above the threshold",
-        uncertainty=uncertainty,
-        percentile=percentile,
-        threshold=threshold.as_dict(),
-    )
-
-
-def encode_embedding(embedding: NDArray[np.float32], encoding: Encoding) -> NDArray[np.float32] | str:
-    """A (D,) embedding as JSON takes it: an array for orjson, or base64 of little-endian float32."""
-    if encoding == "float":
-        return np.ascontiguousarray(embedding)
-    return base64.b64encode(embedding.astype("<f4").tobytes()).decode()
-
-
-def timing_ms(timings: Sequence[Timing]) -> dict[str, float]:
-    """Milliseconds per stage, of the slowest image."""
-    return {
-        "decode": round(1000 * max((timing.decode_s for timing in timings), default=0.0), 3),
-        "queue": round(1000 * max((timing.queue_s for timing in timings), default=0.0), 3),
-        "inference": round(1000 * max((timing.inference_s for timing in timings), default=0.0), 3),
-    }
 
 
 def _as_json(answers: Sequence[Outcome], threshold: Threshold, options: EmbedOptions, services: Services) -> bytes:

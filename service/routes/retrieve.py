@@ -1,7 +1,5 @@
 """`POST /retrieve`: the nearest items of the gallery, or an abstention with its reasons."""
 
-import base64
-import binascii
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,20 +12,19 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
 from service.decide import NO_THRESHOLD, Threshold, default_threshold, raw_bound, resolve_threshold
-from service.errors import InvalidOption, InvalidVector, Malformed, Problem, UnknownId
+from service.errors import InvalidOption, Malformed, Problem, UnknownId
 from service.gallery.base import Found, Item, Match, Removed
 from service.gallery.filters import parse_filter, passes
 from service.intake import Submission, answer_in_time, deadline_after, parse_json_field, parse_options, read_submission
 from service.lifecycle import Services, services_of
 from service.openapi import IMAGE, READING, body, errors, options_as_query, properties
-from service.pipeline import Source, Timing
-from service.routes.embed import timing_ms
+from service.pipeline import Source, Timing, timing_ms
 from service.schemas import RetrieveAnswer
+from service.vectors import unit_vector
 
 MAX_LIMIT: Final = 1000
 QUERIES: Final = ("image", "vector", "id")
 NO_TIMING: Final = Timing(0.0, 0.0, 0.0)
-MIN_NORM: Final = 1e-12
 
 router = APIRouter(tags=["retrieve"])
 
@@ -182,29 +179,6 @@ async def _query(fields: RetrieveFields, image: Source | None, services: Service
         raise UnknownId(f"the gallery has no item {fields.id!r}")
     percentile = float(services.bundle.uncertainty_percentile(np.asarray([item.uncertainty]))[0])
     return Query(item.embedding, item.uncertainty, percentile, item)
-
-
-def unit_vector(values: list[float] | str, dimension: int) -> NDArray[np.float32]:
-    """Numbers, or base64 of little-endian float32, to a (D,) float32 array of unit L2 norm.
-
-    Raises:
-        InvalidVector: for another length, numbers that are not finite, or a vector of no length.
-    """
-    vector = np.asarray(values, dtype=np.float64) if isinstance(values, list) else _vector_from_text(values)
-    if vector.shape != (dimension,):
-        raise InvalidVector(f"the vector has {vector.size} numbers, and this bundle's embeddings have {dimension}")
-    norm = float(np.linalg.norm(vector))
-    if not np.isfinite(norm) or norm < MIN_NORM:
-        raise InvalidVector("the vector must be finite and not zero")
-    return (vector / norm).astype(np.float32)
-
-
-def _vector_from_text(text: str) -> NDArray[np.float64]:
-    try:
-        data = base64.b64decode(text, validate=True)
-        return np.frombuffer(data, dtype="<f4").astype(np.float64)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidVector(f"the vector is not base64 of float32: {error}") from error
 
 
 def _too_uncertain(query: Query, threshold: Threshold) -> bool:

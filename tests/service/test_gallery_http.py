@@ -172,11 +172,12 @@ async def test_hundreds_of_vectors_go_in_at_once(running: Running) -> None:
 
 
 async def test_a_form_of_files_is_stored_under_their_names(running: Running) -> None:
-    files = [("images", (f"{name}.png", png(seed), "image/png")) for seed, name in enumerate("ab")]
+    files = [("images", (f"{name}.png", png(seed), "image/png")) for seed, name in enumerate("abc")]
 
-    response = await running.client.post("/gallery", files=files, data={"payloads": json.dumps({"b.png": {"n": 2}})})
+    payloads = {"b.png": {"n": 2}, "c.png": {"deep": json.loads("[" * 40 + "]" * 40)}}
+    response = await running.client.post("/gallery", files=files, data={"payloads": json.dumps(payloads)})
 
-    assert response.json()["stored"] == 2
+    assert [result["status"] for result in response.json()["results"]] == ["ok", "ok", "error"]
     assert {name: found.payload for name, found in running.gallery.items.items()} == {"a.png": {}, "b.png": {"n": 2}}
 
 
