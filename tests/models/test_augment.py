@@ -124,3 +124,19 @@ def test_about_a_quarter_of_the_views_is_blurred_and_only_where_asked() -> None:
     changed = [not np.array_equal(sharp, other) for sharp, other in zip(views(0.0), views(0.1), strict=True)]
 
     assert 30 <= sum(changed) <= 70
+
+
+def sharpness(pixels: NDArray[np.uint8]) -> float:
+    return float(np.abs(np.diff(pixels.astype(np.float64), axis=1)).mean())
+
+
+def test_a_quarter_of_the_views_is_blurred_and_the_rest_are_as_without() -> None:
+    noise = photo(64, 64)
+    plain = [view(noise, index, 1, PLAIN, PREPROCESSING) for index in range(200)]
+    blurred = [view(noise, index, 1, replace(PLAIN, blur=0.2), PREPROCESSING) for index in range(200)]
+
+    changed = [not np.array_equal(before, after) for before, after in zip(plain, blurred, strict=True)]
+    softened = [sharpness(after) < sharpness(before) for before, after in zip(plain, blurred, strict=True)]
+
+    assert 0.15 < np.mean(changed) < 0.35
+    assert softened == changed

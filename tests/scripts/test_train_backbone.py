@@ -262,6 +262,18 @@ def test_a_batch_pairs_each_image_with_its_label(dataset: Dataset) -> None:
     assert sorted(seen) == list(range(30))
 
 
+def test_about_half_of_a_batch_is_mirrored_and_nothing_else_changes() -> None:
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (400, 4, 5, 3), dtype=np.uint8))
+    torch.manual_seed(0)
+
+    found = train_backbone._flipped(pixels)
+
+    mirrored = (found == pixels.flip(2)).all(dim=3).all(dim=2).all(dim=1)
+    same = (found == pixels).all(dim=3).all(dim=2).all(dim=1)
+    assert (mirrored ^ same).all()
+    assert 0.4 < mirrored.float().mean() < 0.6
+
+
 def test_a_teacher_of_other_images_is_refused(dataset: Dataset, teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="holds other images; cache the teacher on the same --data and --limit"):
         distil(dataset, teacher, tmp_path, "--limit", "23")
