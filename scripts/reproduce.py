@@ -27,6 +27,7 @@ from scripts.common import log_to_stderr, parser
 SPLITS = Path(__file__).parent / "splits" / "tiny-imagenet.json"
 DATA_NOTE = "Tiny-ImageNet, training shards 0-7, 160 classes (upstream of scripts/splits/tiny-imagenet.json)"
 BACKBONE = ["resnet18", "--args", '{"channels": [32, 64, 128, 256]}', "--size", "64"]
+HEAD = ["--target", "retrieval", "--loss", "ranking", "--dropout", "0.5", "--weight-decay", "0.05"]
 EPOCHS = 28
 TERMS = "trained on Tiny-ImageNet: ImageNet terms, non-commercial research and education"
 TEACHER_NOTE = "timm mobilenetv2_100 trained on ImageNet-1k (Apache-2.0), distilled at 160 px"
@@ -94,7 +95,7 @@ class Plan:
         return [*arguments, "--out", self._path(f"{name}-cache"), *self._limit, *self._compute]
 
     def _train_head(self) -> list[str]:
-        return [*self._frozen(), "--cache", self._path("head-cache"), "--out", self._path("head")]
+        return [*self._frozen(), *HEAD, "--cache", self._path("head-cache"), "--out", self._path("head")]
 
     def _evaluate(self) -> list[str]:
         sets = {
