@@ -14,6 +14,7 @@ import onnxruntime as ort
 import pytest
 from httpx2 import Client, ConnectError, TransportError
 
+from service.main import CLOSE_S
 from tests.service.bundle_factory import DIMENSION, make_bundle
 from tests.service.images import jpeg, png
 from tests.service.process import PATIENCE_S, Server, ready_client, serving
@@ -133,6 +134,10 @@ def test_sigterm_answers_what_was_accepted_and_refuses_the_rest(bundle_path: Pat
 
         server.terminate()
         wait_until(lambda: client.get("/readyz").status_code == 503)
+        for _ in range(20):  # longer than the server takes to close, once nothing is left to answer
+            time.sleep(CLOSE_S / 10)
+            with Client(base_url=server.url, timeout=PATIENCE_S) as newcomer:
+                assert newcomer.get("/readyz").status_code == 503
         refused = client.post("/embed", content=png(), headers=PNG)
         answers = [upload.finish() for upload in uploads]
 
