@@ -100,6 +100,7 @@ def serve(settings: Settings, listener: socket.socket, logger: Logger) -> int:
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,  # nothing here depends on who the client is
         ws="none",
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=CLOSE_S,

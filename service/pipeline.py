@@ -78,6 +78,10 @@ class Pipeline:
         self._limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_pixels)
         self._metrics = metrics
         self._uncertainty = uncertainty_histogram(bundle, metrics.registry)
+        self._ok = metrics.images.labels("ok")
+        self._decode, self._queue, self._inference = (
+            metrics.stage_seconds.labels(stage) for stage in ("decode", "queue", "inference")
+        )
         self._logger = logger
         self._decoders = ThreadPoolExecutor(settings.decode_workers or usable_cores(), "candor-decode")
         self._batcher = Batcher(
@@ -164,10 +168,10 @@ class Pipeline:
             self._metrics.images.labels(outcome.type).inc()
             return
         metrics, timing, scores = self._metrics, outcome.timing, outcome.scores
-        metrics.images.labels("ok").inc()
-        metrics.stage_seconds.labels("decode").observe(timing.decode_s)
-        metrics.stage_seconds.labels("queue").observe(timing.queue_s)
-        metrics.stage_seconds.labels("inference").observe(timing.inference_s)
+        self._ok.inc()
+        self._decode.observe(timing.decode_s)
+        self._queue.observe(timing.queue_s)
+        self._inference.observe(timing.inference_s)
         metrics.uncertainty_percentile.observe(scores.percentile)
         metrics.novelty_percentile.observe(scores.novelty_percentile)
         self._uncertainty.observe(scores.uncertainty)
