@@ -27,7 +27,8 @@ from scripts.common import log_to_stderr, parser
 SPLITS = Path(__file__).parent / "splits" / "tiny-imagenet.json"
 DATA_NOTE = "Tiny-ImageNet, training shards 0-7, 160 classes (upstream of scripts/splits/tiny-imagenet.json)"
 BACKBONE = ["resnet18", "--args", '{"channels": [32, 64, 128, 256]}', "--size", "64"]
-HEAD = ["--target", "retrieval", "--loss", "ranking", "--dropout", "0.5", "--weight-decay", "0.05"]
+HEAD = ["--target", "retrieval", "--loss", "ranking", "--hidden", "256", "--dropout", "0.7", "--weight-decay", "0.05"]
+VIEWS = ["--min-scale", "0.02", "--blur", "0.05"]
 EPOCHS = 28
 TERMS = "trained on Tiny-ImageNet: ImageNet terms, non-commercial research and education"
 TEACHER_NOTE = "timm mobilenetv2_100 trained on ImageNet-1k (Apache-2.0), distilled at 160 px"
@@ -38,8 +39,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = _arguments().parse_args(argv)
     plan = Plan(options.data, options.out, options.epochs, options.limit, options.device, options.workers)
     for name, run, arguments in plan.stages():
-        log_to_stderr().info("== %s: candor %s", name, " ".join(arguments))
+        log_to_stderr().info("== %s: candor %s %s", name, _command(run), " ".join(arguments))
         run(arguments)
+
+
+def _command(stage: Callable[[Sequence[str]], None]) -> str:
+    """The subcommand whose code a stage is."""
+    return stage.__module__.rpartition(".")[2].replace("_", "-")
 
 
 class Plan:
@@ -62,7 +68,7 @@ class Plan:
         return [
             *self._teacher(),
             ("backbone", train_backbone.main, self._train()),
-            ("head cache", cache_representations.main, [*self._cache("head", held_out, views=4), "--blur", "0.05"]),
+            ("head cache", cache_representations.main, [*self._cache("head", held_out, views=5), *VIEWS]),
             ("head", train_head.main, self._train_head()),
             ("evaluation", evaluate.main, self._evaluate()),
             ("class statistics", cache_representations.main, self._cache("train", self._set("train-[01]", "upstream"))),
