@@ -31,8 +31,6 @@ CANDIDATES: list[tuple[str, Mapping[str, object], int]] = [
     ("resnet18", HALF_WIDTH, 128),
     ("regnetx_002", {}, 96),
     ("fasternet_t0", {}, 96),
-    ("convnext_atto", {"patch_size": 2}, 64),
-    ("resnet18", HALF_WIDTH, 96),
 ]
 
 
