@@ -18,7 +18,7 @@ COPY requirements/serve-gpu.txt requirements/
 RUN uv venv /opt/candor && uv pip install --require-hashes -r requirements/serve-gpu.txt
 
 FROM tools AS wheel
-COPY pyproject.toml LICENSE candor.py ./
+COPY pyproject.toml README.md LICENSE candor.py ./
 COPY uncertainty uncertainty
 COPY models models
 COPY service service
