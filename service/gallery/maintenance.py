@@ -14,7 +14,6 @@ logger = logging.getLogger(__name__)
 
 ROWS_PER_PARTITION = 1_000_000
 MAX_SEGMENTS = 8
-REST_PER_WORK = 9.0
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,7 @@ class Upkeep:
         optimize_after_s: how long fewer commits than that may wait for it.
         keep_versions_s: how long files of an old version stay for the readers that still use it.
         tick_s: how often to look without being woken.
+        rest_per_work: how many times as long as a round took to wait before the next.
     """
 
     index_from_rows: int = 20_000
@@ -34,6 +34,7 @@ class Upkeep:
     optimize_after_s: float = 600.0
     keep_versions_s: float = 60.0
     tick_s: float = 30.0
+    rest_per_work: float = 9.0
 
 
 async def ensure_scalar_indexes(table: AsyncTable) -> None:
@@ -50,7 +51,7 @@ async def vector_index(table: AsyncTable) -> IndexConfig | None:
 
 
 class Maintenance:
-    """One task that cares for the table beside readers and writers, and rests nine times as long as it works.
+    """One task that cares for the table beside readers and writers, and rests longer than it works.
 
     Attributes:
         indexed: whether a search through the index is possible.
@@ -109,7 +110,7 @@ class Maintenance:
             if self._pending >= self._upkeep.optimize_every or (self._pending and waited):
                 last = clock()
                 await self._attempt()
-                await asyncio.sleep(REST_PER_WORK * (clock() - last))
+                await asyncio.sleep(self._upkeep.rest_per_work * (clock() - last))
 
     async def _attempt(self) -> None:
         try:

@@ -11,7 +11,9 @@ from service.gallery.lance import LanceGallery, LanceOptions, open_lance_gallery
 from service.gallery.maintenance import Upkeep
 from tests.service.gallery.oracle import BUNDLE, DIMENSION, vector_of
 
-OPTIONS = LanceOptions(upkeep=Upkeep(index_from_rows=200, optimize_every=12, keep_versions_s=0.2, tick_s=0.05))
+OPTIONS = LanceOptions(
+    upkeep=Upkeep(index_from_rows=200, optimize_every=12, keep_versions_s=0.2, tick_s=0.05, rest_per_work=1)
+)
 WRITERS = 6
 
 

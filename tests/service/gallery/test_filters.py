@@ -146,7 +146,7 @@ SLOTS = 8
 
 
 @st.composite
-def tests_of(draw: st.DrawFn, fields: st.SearchStrategy[tuple[str, Any]]) -> tuple[str, Any]:
+def conditions_on(draw: st.DrawFn, fields: st.SearchStrategy[tuple[str, Any]]) -> tuple[str, Any]:
     """A condition on one field, near one of the given (path, value) pairs so that both outcomes are common."""
     path, value = draw(fields)
     ordered = [value] if isinstance(value, str | float | int) and not isinstance(value, bool) else [0, "a"]
@@ -165,7 +165,7 @@ def cases(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     known = [(path, value) for one in payloads for path, values in payload_values(one).items() for value in values]
     usable = [(path, value) for path, value in known if path]
     fields = st.one_of(st.sampled_from(usable), FIELDS) if usable else FIELDS
-    wheres = st.lists(tests_of(fields), min_size=1, max_size=2).map(dict)
+    wheres = st.lists(conditions_on(fields), min_size=1, max_size=2).map(dict)
     return payloads, draw(st.lists(wheres, min_size=6, max_size=6))
 
 
