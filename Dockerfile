@@ -8,7 +8,8 @@ RUN python3 -m venv /opt/tools \
     && /opt/tools/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements/build.txt
 ENV PATH=/opt/tools/bin:$PATH UV_NO_CACHE=1 UV_PYTHON_DOWNLOADS=never UV_COMPILE_BYTECODE=1 VIRTUAL_ENV=/opt/candor
 
-# Pins first, code last: a change of code installs nothing again.
+# Pins first, code last: a change of code installs none of the pins again. The wheel is copied, not mounted: Podman 4.3's
+# cache does not see what a mount from another stage holds, and would keep the old code.
 FROM tools AS pins-cpu
 COPY requirements/serve-cpu.txt requirements/
 RUN uv venv /opt/candor && uv pip install --require-hashes -r requirements/serve-cpu.txt
@@ -26,10 +27,12 @@ COPY scripts scripts
 RUN uv build --wheel --no-build-isolation --out-dir /wheels
 
 FROM pins-cpu AS environment-cpu
-RUN --mount=from=wheel,source=/wheels,target=/wheels uv pip install --no-deps /wheels/*.whl
+COPY --from=wheel /wheels /wheels
+RUN uv pip install --no-deps /wheels/*.whl
 
 FROM pins-gpu AS environment-gpu
-RUN --mount=from=wheel,source=/wheels,target=/wheels uv pip install --no-deps /wheels/*.whl
+COPY --from=wheel /wheels /wheels
+RUN uv pip install --no-deps /wheels/*.whl
 
 FROM ${PYTHON_IMAGE} AS runtime
 RUN groupadd --gid 10001 candor \
