@@ -127,7 +127,8 @@ class Plan:
         arguments = [*self._judged(), "--calibration", self._path("calibration")]
         arguments += ["--data", self._set("val", "validation"), "--name", self._out.name]
         arguments += ["--evaluation", self._path("evaluation/results.json")]
-        return [*arguments, "--command", f"candor reproduce --epochs {self._epochs}", "--out", self._path("bundle")]
+        command = " ".join(["candor reproduce --epochs", str(self._epochs), *self._limit])
+        return [*arguments, "--command", command, "--out", self._path("bundle")]
 
     def _frozen(self) -> list[str]:
         return ["--backbone", self._path("backbone")]
