@@ -282,14 +282,14 @@ def _condition_sql(condition: Condition) -> str:
     match condition:
         case OneOf():
             wanted = ", ".join(quote(_token(condition.path, value)) for value in condition.values)
-            return f"coalesce(array_has_any(tokens, [{wanted}]), false)"
+            return f"array_has_any(tokens, [{wanted}])"
         case NotEqual():
-            return f"NOT coalesce(array_has(tokens, {quote(_token(condition.path, condition.value))}), false)"
+            return f"NOT array_has(tokens, {quote(_token(condition.path, condition.value))})"
         case Compare():
             kind = "text" if isinstance(condition.bound, str) else "number"
             place = f"CAST(array_position({kind}_paths, {quote(condition.path)}) AS BIGINT)"
             bound = literal(condition.bound)
-            return f"coalesce(array_element({kind}s, {place}) {_SYMBOLS[condition.operator]} {bound}, false)"
+            return f"array_element({kind}s, {place}) {_SYMBOLS[condition.operator]} {bound}"
         case _:
             assert_never(condition)
 
