@@ -319,6 +319,7 @@ async def open_lance_gallery(
         GalleryError: when the place cannot be used, or holds the items of another bundle.
     """
     options = options or LanceOptions()
+    os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")  # or the engine warns about its own default
     local = "://" not in location
     columns = schema(dimension, bundle_hash)
     try:
