@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Final
 
+from models.errors import UserError
+
 
 @dataclass(frozen=True)
 class Command:
@@ -58,10 +60,13 @@ def run(command: Command, argv: Sequence[str]) -> None:
     """Import a command's module and call its `main`.
 
     Raises:
-        SystemExit: with a message that names the extra to install, when one of its packages is missing.
+        SystemExit: with a message alone, when its input can be mended, or with the name of the extra to install, when
+            one of its packages is missing.
     """
     try:
         importlib.import_module(command.module).main(argv)
+    except UserError as error:
+        raise SystemExit(f"candor {command.name}: {error}") from error
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:

@@ -13,13 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from models.errors import UserError
 from models.preprocess import Preprocessing
 
 WEIGHTS_FILE = "backbone.safetensors"
 DESCRIPTION_FILE = "backbone.json"
 
 
-class BackboneError(ValueError):
+class BackboneError(UserError):
     """A backbone that cannot be made or loaded; the message says what to change."""
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from models.errors import UserError
 from models.preprocess import Interpolation, Preprocessing
 from uncertainty.calibration import percentile
 
@@ -20,7 +21,7 @@ DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "default"
 Quantiles = Annotated[list[float], Field(min_length=2)]
 
 
-class BundleError(Exception):
+class BundleError(UserError):
     """A bundle that must not be served; the message says why and what to do."""
 
 

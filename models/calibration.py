@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from models.errors import UserError
 from uncertainty.novelty import NoveltyModel
 
 ARRAYS_FILE = "calibration.npz"
 DESCRIPTION_FILE = "calibration.json"
 
 
-class CalibrationError(ValueError):
+class CalibrationError(UserError):
     """A calibration that must not be used; the message says what to do."""
 
 

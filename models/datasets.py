@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from models.errors import UserError
 from models.images import ImageError, ImageLimits, decode_image
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
@@ -32,7 +33,7 @@ DOWNLOAD_ROOT = Path("data")
 NO_LIMITS = ImageLimits(max_bytes=sys.maxsize, max_pixels=sys.maxsize)
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError):
     """A data set that cannot be read as named; the message says what to change."""
 
 

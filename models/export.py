@@ -33,6 +33,7 @@ from models.bundle import (
     load_bundle,
 )
 from models.calibration import Calibration
+from models.errors import UserError
 from models.graph import export_graph, open_graph
 from models.heads import UncertaintyHead
 from uncertainty.metrics import spearman
@@ -44,7 +45,7 @@ MAX_BATCH_DIFFERENCE = 1e-5
 MIN_SPEARMAN = 0.9999
 
 
-class ExportError(RuntimeError):
+class ExportError(UserError):
     """A graph that does not say what the torch model says; the message gives the figures."""
 
 

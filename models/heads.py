@@ -11,11 +11,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.errors import UserError
+
 WEIGHTS_FILE = "head.safetensors"
 DESCRIPTION_FILE = "head.json"
 
 
-class HeadError(ValueError):
+class HeadError(UserError):
     """A head that cannot be loaded; the message says what to do."""
 
 

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from models.augment import Augmentation, view
 from models.backbone import Backbone, represent
 from models.datasets import Dataset, select
+from models.errors import UserError
 from models.graph import export_graph, open_graph
 from models.preprocess import Preprocessing
 
@@ -31,7 +32,7 @@ ARRAY_FILE = "representations.npy"
 DESCRIPTION_FILE = "cache.json"
 
 
-class CacheError(ValueError):
+class CacheError(UserError):
     """A cache that must not be used; the message says why and what to do."""
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from models.backbone import load_backbone
 from models.calibration import load_calibration
 from models.datasets import limited_index, open_dataset
-from models.export import ExportError, export_bundle
+from models.export import export_bundle
 from models.heads import load_head
 from models.preprocess import preprocess
 from scripts.common import command_line, current_commit, log_to_stderr, parser
@@ -31,19 +31,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     index = limited_index(len(dataset), options.images)
     images = np.stack([preprocess(dataset.image(int(i)), backbone.preprocessing) for i in index])  # (n, h, w, 3)
     head = load_head(options.head, backbone.hash)
-    try:
-        bundle = export_bundle(
-            backbone,
-            head.module,
-            load_calibration(options.calibration, backbone.hash),
-            images,
-            options.out,
-            name=options.name,
-            metrics={"head": head.description["training"], "evaluation": _figures(options.evaluation)},
-            provenance={"command": options.command or command_line(), "commit": current_commit()},
-        )
-    except ExportError as error:
-        raise SystemExit(str(error)) from error
+    bundle = export_bundle(
+        backbone,
+        head.module,
+        load_calibration(options.calibration, backbone.hash),
+        images,
+        options.out,
+        name=options.name,
+        metrics={"head": head.description["training"], "evaluation": _figures(options.evaluation)},
+        provenance={"command": options.command or command_line(), "commit": current_commit()},
+    )
     log_to_stderr().info("%s: %s, %s", options.out, bundle.hash[:19], json.dumps(bundle.manifest.metrics["parity"]))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from models.backbone import BackboneError, create_backbone, read_state_dict, save_backbone
+from models.backbone import create_backbone, read_state_dict, save_backbone
 from scripts.common import json_object, log_to_stderr, parser
 
 
@@ -53,7 +53,4 @@ def _arguments() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except BackboneError as error:
-        raise SystemExit(str(error)) from error
+    main()

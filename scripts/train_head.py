@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,7 +87,7 @@ def joined(
 
 def train_head(
     views: NDArray[np.floating], targets: NDArray[np.float32], training: HeadTraining
-) -> tuple[UncertaintyHead, dict[str, object]]:
+) -> tuple[UncertaintyHead, dict[str, Any]]:
     """Fit a head to views (v, n, d) and their losses (v, n); each epoch sees every image once, in a random view.
 
     Returns:

@@ -103,3 +103,10 @@ def test_every_package_of_an_extra_is_one_the_extra_installs(repository: Path) -
 
     for package, extra in candor.EXTRAS.items():
         assert any(requirement.startswith(f"{package}>=") for requirement in extras[extra]), package
+
+
+def test_input_that_can_be_mended_is_told_without_a_traceback(tmp_path: Path) -> None:
+    arguments = ["train-head", "--backbone", str(tmp_path / "nowhere"), "--cache", "c", "--out", str(tmp_path / "out")]
+
+    with pytest.raises(SystemExit, match=r"candor train-head: .*nowhere is no backbone: .* make one with"):
+        candor.main(arguments)

@@ -12,6 +12,7 @@ from models.backbone import load_backbone
 from models.bundle import Bundle, load_bundle
 from models.calibration import load_calibration
 from models.datasets import open_dataset
+from models.export import ExportError
 from models.graph import open_graph
 from models.heads import load_head
 from models.preprocess import preprocess
@@ -99,7 +100,7 @@ def test_a_graph_that_disagrees_ends_the_stage_with_the_figures(
     made_before(monkeypatch, bundle.graph_path)
     monkeypatch.setattr(exporting, "MAX_EMBEDDING_ERROR", -1.0)
 
-    with pytest.raises(SystemExit, match="the ONNX graph disagrees with torch: Parity"):
+    with pytest.raises(ExportError, match="the ONNX graph disagrees with torch: Parity"):
         export.main(arguments(calibrated, tmp_path / "out"))
 
     assert not (tmp_path / "out").exists()
