@@ -24,6 +24,7 @@ COMMANDS: Final = (
     Command("serve", "service.main", "serve a bundle over HTTP"),
     Command("train-backbone", "scripts.train_backbone", "train a timm backbone on labelled images"),
     Command("import-backbone", "scripts.import_backbone", "take a timm model as it is, with weights made elsewhere"),
+    Command("import-pvu", "scripts.import_pvu", "make a bundle of a published PVU checkpoint"),
     Command("cache-representations", "scripts.cache_representations", "embed a data set once with a frozen backbone"),
     Command("train-head", "scripts.train_head", "train the uncertainty head on cached representations"),
     Command("evaluate", "scripts.evaluate", "measure retrieval and uncertainty beside the baselines"),

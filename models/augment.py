@@ -9,24 +9,28 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image, ImageEnhance
 
+from models.degrade import DEGRADATIONS
 from models.preprocess import RESAMPLING, Preprocessing, preprocess
+
+DEGRADING = ("blur", "noise", "jpeg", "low_resolution")
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """Random resized crop of `min_scale`-1 of the area, flip with probability one half, colour jitter of +-`jitter`.
 
-    With `blur`, a quarter of the views is blurred by a Gaussian of a radius up to that share of the side.
+    The share `degraded` of the views is also blurred, noisy, JPEG-compressed or of low resolution, one of them, by a
+    random severity.
 
-    Source: the PVU recipe of Kirchhof et al. (arXiv:2402.16569): scale .08-1, flip .5, jitter .4; blur is ours.
+    Source: the PVU recipe of Kirchhof et al. (arXiv:2402.16569): scale .08-1, flip .5, jitter .4; degrading is ours.
     """
 
     min_scale: float = 0.08
     jitter: float = 0.4
     seed: int = 0
-    blur: float = 0.0
+    degraded: float = 0.0
 
 
 def view(
@@ -44,8 +48,8 @@ def view(
     if augmentation.jitter:
         for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
             cropped = enhance(cropped).enhance(rng.uniform(1 - augmentation.jitter, 1 + augmentation.jitter))
-    if augmentation.blur and rng.random() < 0.25:
-        cropped = cropped.filter(ImageFilter.GaussianBlur(side * rng.uniform(0, augmentation.blur)))
+    if augmentation.degraded and rng.random() < augmentation.degraded:
+        cropped = DEGRADATIONS[str(rng.choice(DEGRADING))](cropped, rng.uniform(), rng)
     return np.array(cropped, dtype=np.uint8)  # (size, size, 3)
 
 

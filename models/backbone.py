@@ -75,13 +75,30 @@ def create_backbone(
 
 def represent(module: nn.Module, images: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Pooled pre-logits e of uint8 images: (b, h, w, 3) -> (b, d), not normalised."""
-    mean = torch.tensor(preprocessing.mean, device=images.device)
-    std = torch.tensor(preprocessing.std, device=images.device)
-    pixels = (images.float() / 255 - mean) / std  # (b, h, w, 3)
     timm_module: Any = module
-    features = timm_module.forward_features(pixels.permute(0, 3, 1, 2))
+    features = timm_module.forward_features(_normalised(images, preprocessing))
     representation: Tensor = timm_module.forward_head(features, pre_logits=True)
     return representation
+
+
+def represent_layers(module: nn.Module, images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """What every stage of the backbone says of an image: (b, h, w, 3) uint8 -> (b, d + sum of 2 c).
+
+    The pooled pre-logits e (b, d) first, then mean and standard deviation over positions of each of timm's intermediate
+    feature maps (b, c, h, w), from the first to the last.
+
+    Raises:
+        BackboneError: when timm gives no intermediate feature maps of this model.
+    """
+    timm_module: Any = module
+    if not hasattr(module, "forward_intermediates"):
+        raise BackboneError(f"timm gives no intermediate layers of {type(module).__name__}; cache it without --layers")
+    final, maps = timm_module.forward_intermediates(_normalised(images, preprocessing), output_fmt="NCHW")
+    pooled = timm_module.forward_head(final, pre_logits=True)  # (b, d)
+    flat = [each.flatten(2) for each in maps]  # (b, c, h w)
+    spread = [each.var(dim=2, correction=0).clamp_min(1e-8).sqrt() for each in flat]  # (b, c)
+    statistics = [part for each, deviation in zip(flat, spread, strict=True) for part in (each.mean(dim=2), deviation)]
+    return torch.cat([pooled, *statistics], dim=1)
 
 
 def classify(module: nn.Module, representation: Tensor) -> Tensor:
@@ -163,6 +180,14 @@ def _dequantised(arrays: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarra
         elif not key.endswith("|s"):
             state[key] = value
     return state
+
+
+def _normalised(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """(b, h, w, 3) uint8 -> (b, 3, h, w) float32 of the scale the model was trained on."""
+    mean = torch.tensor(preprocessing.mean, device=images.device)
+    std = torch.tensor(preprocessing.std, device=images.device)
+    pixels: Tensor = (images.float() / 255 - mean) / std  # (b, h, w, 3)
+    return pixels.permute(0, 3, 1, 2)
 
 
 def _timm_preprocessing(module: nn.Module) -> Preprocessing:

@@ -1,20 +1,24 @@
 """One way to read labelled images, whatever holds them: an image folder, packed `.npz` shards, or a torchvision set.
 
-A data set is named by a spec, `LOCATION` or `LOCATION@CLASSES`:
+A data set is named by a spec, `LOCATION`, `LOCATION@SELECTION` or `LOCATION@SELECTION@SELECTION`:
 
     photos/                                     a folder with one sub-folder of images per class
+    photos/                                     or, without such sub-folders, images that are all of the class `images`
     tiny/train-*.npz                            packed shards (a glob), all with the same classes
     torchvision:CIFAR10?train=false             any classification set of torchvision, downloaded into data/
     cub.npz@50-99                               only classes 50 to 99, in that order
     tiny/val.npz@splits.json:upstream           only the classes that splits.json lists under "upstream"
+    photos/@splits.json#upstream                only the images at the positions that it lists, and their classes
     a.npz+b.npz                                 several with the same classes, one after the other
+
+Images beside sub-folders that hold images belong to no class and are left out.
 """
 
 import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -30,6 +34,7 @@ from models.images import ImageError, ImageLimits, decode_image
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 DOWNLOAD_ROOT = Path("data")
+UNLABELLED = ("images",)  # the classes of images that have none
 NO_LIMITS = ImageLimits(max_bytes=sys.maxsize, max_pixels=sys.maxsize)
 
 
@@ -59,12 +64,17 @@ def open_dataset(spec: str) -> Dataset:
     """Open a data set by its spec (see the module).
 
     Raises:
-        DatasetError: when nothing is there, the format is unknown, or a class does not exist.
+        DatasetError: when nothing is there, the format is unknown, or a class or an image does not exist.
     """
-    location, _, classes = spec.partition("@")
+    location, *selections = spec.split("@")
     parts = [_open_location(part) for part in location.split("+")]
-    whole = concatenate(parts, name=spec)
-    return select_classes(whole, _parse_classes(classes, whole.classes), name=spec) if classes else whole
+    dataset = concatenate(parts, name=spec)
+    for selection in filter(None, selections):
+        if ".json#" in selection:
+            dataset = select_images(dataset, _listed_images(selection, len(dataset)))
+        else:
+            dataset = select_classes(dataset, _parse_classes(selection, dataset.classes), name=spec)
+    return dataset
 
 
 def concatenate(parts: Sequence[Dataset], name: str) -> Dataset:
@@ -101,6 +111,12 @@ def select_classes(dataset: Dataset, classes: Sequence[str], name: str) -> Datas
     kept = select(dataset, np.flatnonzero(new_label[dataset.labels] >= 0))
     digest = _digest(kept.fingerprint, *classes)
     return Dataset(name, new_label[kept.labels], tuple(classes), kept.image, digest)
+
+
+def select_images(dataset: Dataset, index: NDArray[np.int64]) -> Dataset:
+    """The images at `index` (m,), in that order, and of the classes only those that occur among them."""
+    kept = select(dataset, index)
+    return select_classes(kept, [kept.classes[label] for label in np.unique(kept.labels)], name=dataset.name)
 
 
 def limited_index(count: int, limit: int | None, seed: int = 0) -> NDArray[np.int64]:
@@ -140,14 +156,11 @@ def _packed(path: Path) -> Dataset:
 
 def _folder(root: Path) -> Dataset:
     classes = tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir()))
-    files = [
-        (path, label)
-        for label, name in enumerate(classes)
-        for path in sorted((root / name).rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES
-    ]
+    files = [(path, label) for label, name in enumerate(classes) for path in _image_files((root / name).rglob("*"))]
     if not files:
-        raise DatasetError(f"{root}: no images; expected one sub-folder of images per class")
+        classes, files = UNLABELLED, [(path, 0) for path in _image_files(root.iterdir())]
+    if not files:
+        raise DatasetError(f"{root}: no images; expected one sub-folder of images per class, or images of none")
     labels = np.array([label for _, label in files], dtype=np.int64)
     digest = _digest(*(f"{path.relative_to(root)} {path.stat().st_size}" for path, _ in files))
 
@@ -156,6 +169,10 @@ def _folder(root: Path) -> Dataset:
         return _decoded(path.read_bytes(), str(path))
 
     return Dataset(str(root), labels, classes, image, digest)
+
+
+def _image_files(paths: Iterable[Path]) -> list[Path]:
+    return sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
 
 
 def _torchvision(location: str) -> Dataset:
@@ -197,18 +214,31 @@ def _parse_classes(text: str, known: tuple[str, ...]) -> list[str]:
 
 def _listed_classes(text: str, known: tuple[str, ...]) -> list[str]:
     """The classes that `FILE.json:KEY` lists."""
-    path, _, key = text.rpartition(":")
-    try:
-        lists = json.loads(Path(path).read_text())
-    except FileNotFoundError as error:
-        raise DatasetError(f"@{text}: {path} does not exist") from error
-    if key not in lists:
-        raise DatasetError(f"@{text}: {path} has no list {key!r}, but {', '.join(lists)}")
-    chosen = [str(c) for c in lists[key]]
+    chosen = [str(c) for c in _list(text, ":")]
     unknown = sorted(set(chosen) - set(known))
     if unknown:
         raise DatasetError(f"@{text}: no such classes in the data: {', '.join(unknown[:5])}")
     return chosen
+
+
+def _listed_images(text: str, count: int) -> NDArray[np.int64]:
+    """The positions (m,) that `FILE.json#KEY` lists, of `count` images."""
+    positions = _list(text, "#")
+    if not positions or not all(isinstance(each, int) and 0 <= each < count for each in positions):
+        raise DatasetError(f"@{text}: expected positions of images, from 0 to {count - 1}")
+    return np.array(positions, dtype=np.int64)
+
+
+def _list(text: str, separator: str) -> list[Any]:
+    """What a JSON file lists under a key, both named by `text`."""
+    path, _, key = text.rpartition(separator)
+    try:
+        lists: dict[str, list[Any]] = json.loads(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise DatasetError(f"@{text}: {path} does not exist") from error
+    if key not in lists:
+        raise DatasetError(f"@{text}: {path} has no list {key!r}, but {', '.join(lists)}")
+    return lists[key]
 
 
 def _decoded(data: bytes, place: str) -> Image.Image:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.backbone import Backbone, classify, represent
+from models.backbone import Backbone, classify, represent, represent_layers
 from models.bundle import (
     FORMAT_VERSION,
     GRAPH_FILE,
@@ -35,7 +35,7 @@ from models.bundle import (
 from models.calibration import Calibration
 from models.errors import UserError
 from models.graph import export_graph, open_graph
-from models.heads import UncertaintyHead
+from models.methods.base import Head
 from uncertainty.metrics import spearman
 
 OUTPUTS = ("embedding", "uncertainty", "novelty", "class_entropy")
@@ -55,22 +55,24 @@ class ServedModel(nn.Module):
     whitening: Tensor
     centroids: Tensor
 
-    def __init__(self, backbone: Backbone, head: UncertaintyHead, calibration: Calibration) -> None:
+    def __init__(self, backbone: Backbone, head: Head, calibration: Calibration) -> None:
         super().__init__()
         self.module, self.head = backbone.module, head
+        self._represent = represent_layers if head.sizes.features > head.sizes.dimension else represent
         self._preprocessing = backbone.preprocessing
         self.register_buffer("whitening", torch.from_numpy(calibration.novelty_model.whitening).float())
         self.register_buffer("centroids", torch.from_numpy(calibration.novelty_model.centroids).float())
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(b, h, w, 3) uint8 -> embedding (b, d) of unit norm; uncertainty, novelty and class entropy (b,) each."""
-        representation = represent(self.module, image, self._preprocessing)  # (b, d)
-        embedding = F.normalize(representation, dim=1)
-        offset = (embedding @ self.whitening).unsqueeze(1) - self.centroids  # (b, c, d)
+        """(b, h, w, 3) uint8 -> embedding (b, d') of unit norm; uncertainty, novelty and class entropy (b,) each."""
+        features = self._represent(self.module, image, self._preprocessing)  # (b, f)
+        representation = self.head.pooled(features)  # (b, d)
+        direction = F.normalize(representation, dim=1)
+        offset = (direction @ self.whitening).unsqueeze(1) - self.centroids  # (b, c, d)
         novelty = offset.square().sum(dim=2).min(dim=1).values
         log_probability = F.log_softmax(classify(self.module, representation), dim=1)
         entropy = -(log_probability.exp() * log_probability).sum(dim=1)
-        return embedding, self.head(representation), novelty, entropy
+        return self.head.embed(features), self.head(features), novelty, entropy
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Parity:
 
 def export_bundle(
     backbone: Backbone,
-    head: UncertaintyHead,
+    head: Head,
     calibration: Calibration,
     images: NDArray[np.uint8],
     folder: Path,
@@ -117,7 +119,7 @@ def export_bundle(
         name=name,
         backbone=BackboneSpec(name=backbone.name, args=dict(backbone.args)),
         preprocessing=PreprocessingSpec(**asdict(backbone.preprocessing)),
-        dimension=calibration.novelty_model.whitening.shape[0],
+        dimension=_embedding_dimension(model, images),
         outputs=list(OUTPUTS),
         graph_sha256=file_sha256(partial / GRAPH_FILE),
         reference=Reference(
@@ -165,6 +167,11 @@ def _require_parity(parity: Parity) -> None:
     )
     if not agrees:  # so that a NaN is refused as well
         raise ExportError(f"the ONNX graph disagrees with torch: {parity}")
+
+
+def _embedding_dimension(model: nn.Module, images: NDArray[np.uint8]) -> int:
+    with torch.inference_mode():
+        return int(model(torch.from_numpy(images[:1]))[0].shape[1])
 
 
 def _rounded(quantiles: NDArray[np.float64]) -> list[float]:

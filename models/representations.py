@@ -1,6 +1,7 @@
 """Cached representations: what a frozen backbone says of a data set, computed once and read as a memory map.
 
-A folder holds `representations.npy` (1 + k, n, d), view 0 clean and views 1..k augmented; `labels.npy` (n,);
+A folder holds `representations.npy` (1 + k, n, f), view 0 clean and views 1..k augmented, the pooled pre-logits in the
+first d columns and, where they were asked for, statistics of all layers in the others; `labels.npy` (n,);
 `index.npy` (n,), the images' positions in the data set; and `cache.json`, which says what they were made from and how
 far it got.
 """
@@ -22,7 +23,7 @@ from torch.utils.data import Dataset as TorchDataset
 from tqdm import tqdm
 
 from models.augment import Augmentation, view
-from models.backbone import Backbone, represent
+from models.backbone import Backbone, represent, represent_layers
 from models.datasets import Dataset, select
 from models.errors import UserError
 from models.graph import export_graph, open_graph
@@ -38,12 +39,21 @@ class CacheError(UserError):
 
 @dataclass(frozen=True)
 class Representations:
-    """Cached pooled pre-logits: `views` is (1 + k, n, d), view 0 clean; `labels` and `index` are (n,)."""
+    """Cached representations: `features` is (1 + k, n, f), view 0 clean; `labels` and `index` are (n,).
 
-    views: NDArray[np.floating]
+    The first `dimension` columns are the pooled pre-logits; what follows are the statistics of `represent_layers`.
+    """
+
+    features: NDArray[np.floating]
+    dimension: int
     labels: NDArray[np.int64]
     index: NDArray[np.int64]
     description: dict[str, Any]
+
+    @property
+    def views(self) -> NDArray[np.floating]:
+        """(1 + k, n, d), the pooled pre-logits of every view."""
+        return self.features[:, :, : self.dimension]
 
     @property
     def clean(self) -> NDArray[np.floating]:
@@ -90,6 +100,7 @@ def cache_representations(
     augmented_views: int = 0,
     augmentation: Augmentation | None = None,
     index: NDArray[np.int64] | None = None,
+    layers: bool = False,
     dtype: Literal["float16", "float32"] = "float16",
     batch_size: int = 64,
     workers: int = 2,
@@ -97,7 +108,8 @@ def cache_representations(
 ) -> Representations:
     """Compute what the folder does not hold yet, and open it.
 
-    `index` (n,) says which images of the data set; all of them by default.
+    `index` (n,) says which images of the data set; all of them by default. With `layers`, the statistics of every
+    stage's feature map are kept beside the pooled pre-logits.
 
     Raises:
         CacheError: when the folder was made from anything else, or a value does not fit the dtype.
@@ -111,6 +123,8 @@ def cache_representations(
         "classes": list(dataset.classes),
         "views": 1 + augmented_views,
         "augmentation": asdict(augmentation),
+        "layers": layers,
+        "dimension": _dimension(backbone),
         "dtype": dtype,
     }
     done = _prepare(folder, description, dataset.labels[index], index)
@@ -128,7 +142,7 @@ def load_representations(folder: Path, backbone_hash: str) -> Representations:
     """Open a finished cache.
 
     Raises:
-        CacheError: when it is missing, unfinished, or was made with another backbone or preprocessing.
+        CacheError: when it is missing, unfinished, of an older format, or made with another backbone or preprocessing.
     """
     path = folder / DESCRIPTION_FILE
     if not path.is_file():
@@ -139,35 +153,39 @@ def load_representations(folder: Path, backbone_hash: str) -> Representations:
             f"{folder} was made with backbone and preprocessing {description['backbone_hash'][:19]}, "
             f"not with {backbone_hash[:19]}; cache it again in another folder"
         )
+    if "dimension" not in description:
+        raise CacheError(f"{folder} is of an older format; cache it again in another folder")
     labels, index = np.load(folder / "labels.npy"), np.load(folder / "index.npy")
     if description["done"] < description["views"] * index.size:
         raise CacheError(f"{folder} is unfinished; run `candor cache-representations` again and it goes on")
-    return Representations(np.load(folder / ARRAY_FILE, mmap_mode="r"), labels, index, description)
+    features = np.load(folder / ARRAY_FILE, mmap_mode="r")
+    return Representations(features, description["dimension"], labels, index, description)
 
 
 class _Representing(nn.Module):
     """A backbone as a module from uint8 images to representations."""
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, layers: bool) -> None:
         super().__init__()
         self.module, self._preprocessing = backbone.module, backbone.preprocessing
+        self._represent = represent_layers if layers else represent
 
     def forward(self, image: Tensor) -> Tensor:
-        return represent(self.module, image, self._preprocessing)
+        return self._represent(self.module, image, self._preprocessing)
 
 
-def representer(backbone: Backbone, device: str) -> Callable[[Tensor], NDArray[np.float32]]:
-    """A function from (b, h, w, 3) uint8 to (b, d) representations by the frozen backbone, in evaluation mode.
+def representer(backbone: Backbone, device: str, layers: bool = False) -> Callable[[Tensor], NDArray[np.float32]]:
+    """A function from (b, h, w, 3) uint8 to (b, f) representations by the frozen backbone, in evaluation mode.
 
     On a CPU it runs as an ONNX graph, which is several times faster there; elsewhere in torch.
     """
     if device == "cpu":
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "representations.onnx"
-            export_representer(backbone, path)
+            export_representer(backbone, path, layers)
             run = open_graph(path, batch_size=8)
         return lambda images: run(images.numpy())[0]
-    module = copy.deepcopy(_Representing(backbone)).eval().to(device)  # the caller's stays where it is
+    module = copy.deepcopy(_Representing(backbone, layers)).eval().to(device)  # the caller's stays where it is
 
     def represented(images: Tensor) -> NDArray[np.float32]:
         with torch.inference_mode():
@@ -177,11 +195,19 @@ def representer(backbone: Backbone, device: str) -> Callable[[Tensor], NDArray[n
     return represented
 
 
-def export_representer(backbone: Backbone, path: Path) -> None:
-    """Write the frozen backbone as an ONNX graph from uint8 (b, h, w, 3) to `representation` (b, d)."""
+def export_representer(backbone: Backbone, path: Path, layers: bool = False) -> None:
+    """Write the frozen backbone as an ONNX graph from uint8 (b, h, w, 3) to `representation` (b, f)."""
     side = backbone.preprocessing.size
     example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
-    export_graph(_Representing(backbone), example, path, ["representation"])
+    export_graph(_Representing(backbone, layers), example, path, ["representation"])
+
+
+def _dimension(backbone: Backbone) -> int:
+    """d, the size of the pooled pre-logits."""
+    side = backbone.preprocessing.size
+    module = copy.deepcopy(backbone.module).eval().cpu()
+    with torch.inference_mode():
+        return represent(module, torch.zeros(1, side, side, 3, dtype=torch.uint8), backbone.preprocessing).shape[1]
 
 
 def _prepare(folder: Path, description: dict[str, Any], labels: NDArray[np.int64], index: NDArray[np.int64]) -> int:
@@ -210,11 +236,11 @@ def _fill(
     workers: int,
     device: str,
 ) -> None:
-    represented = representer(backbone, device)
+    represented = representer(backbone, device, description["layers"])
     array: np.memmap[Any, Any] | None = None
     with tqdm(total=shape[0] * shape[1], initial=done, desc=f"cache {folder.name}", unit="img") as bar:
         for number, images in enumerate(view_batches(views, batch_size, workers)):
-            values = represented(images)  # (b, d)
+            values = represented(images)  # (b, f)
             if description["dtype"] == "float16" and np.abs(values).max() > np.finfo(np.float16).max:
                 raise CacheError(f"{folder}: representations exceed float16; cache with --dtype float32")
             if array is None:

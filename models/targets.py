@@ -1,39 +1,51 @@
-"""What an uncertainty head learns to predict: the loss of each cached view, from the classifier or from retrieval."""
+"""What an uncertainty head learns to predict: the loss of each cached view, from a classifier or from retrieval."""
 
-from typing import Literal
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from torch.nn import functional as F
 
-from models.backbone import classify
+from models.backbone import Backbone, classify
+from models.errors import UserError
+from models.methods.base import Sizes
+from models.methods.cross_entropy import CrossEntropy
+from models.methods.fit import CachedBatches, Examples, Schedule, fit
 from models.representations import Representations
 from uncertainty.neighbours import k_nearest
 
-Target = Literal["classification", "retrieval"]
+PROBE_STEPS = 200  # of a probe's training at least: of few images, five epochs would teach it next to nothing
 
 
-def classification_loss(cached: Representations, module: nn.Module) -> NDArray[np.float32]:
-    """Cross-entropy of the frozen classifier on every view: (1 + k, n).
+class TargetError(UserError):
+    """A target that these images or this backbone cannot give; the message says which can."""
 
-    The cache's labels must be the classifier's classes. Source: the PVU target (arXiv:2402.16569).
+
+def classification_loss(cached: Representations, backbone: Backbone) -> NDArray[np.float32]:
+    """Cross-entropy of the backbone's own classifier on every view: (1 + k, n).
+
+    Raises:
+        TargetError: unless the cache's labels are the classifier's classes.
+
+    Source: the PVU target (arXiv:2402.16569).
     """
+    if tuple(cached.description["classes"]) != backbone.classes:
+        raise TargetError("the target classification needs the backbone's own classes; try --target probe or retrieval")
     labels = torch.from_numpy(cached.labels)
     with torch.inference_mode():
-        losses = [
-            F.cross_entropy(classify(module, torch.from_numpy(view.astype(np.float32))), labels, reduction="none")
-            for view in cached.views
-        ]
-    return torch.stack(losses).numpy()
+        logits = [classify(backbone.module, torch.from_numpy(view.astype(np.float32))) for view in cached.views]
+    return torch.stack([F.cross_entropy(each, labels, reduction="none") for each in logits]).numpy()
 
 
-def retrieval_loss(cached: Representations, k: int = 200, temperature: float = 0.1) -> NDArray[np.float32]:
+def retrieval_loss(
+    cached: Representations, backbone: Backbone | None = None, k: int = 200, temperature: float = 0.1
+) -> NDArray[np.float32]:
     """Soft nearest-neighbour loss of every view searched among the clean views of all other images: (1 + k, n).
 
     Minus the log of the share that images of the same class have in the softmax over the `k` nearest; at most
-    -log 1e-3, where none of them is near. The image itself is excluded by index, its duplicates are not.
+    -log 1e-3, where none of them is near. The image itself is excluded by index, its duplicates are not. `backbone` is
+    not looked at.
 
     Source: leave-one-out soft nearest neighbours (Goldberger et al., NeurIPS 2004), cut to the k nearest; both defaults
     are ours, chosen on classes that no figure is reported on.
@@ -46,8 +58,81 @@ def retrieval_loss(cached: Representations, k: int = 200, temperature: float = 0
         index, cosine = k_nearest(np.asarray(view, dtype=np.float32), k + 1, clean)  # (n, k + 1)
         other = index != own
         other[other.all(axis=1), -1] = False  # k of them, whether or not the image found itself
-        weight = np.where(other, np.exp((cosine - cosine[:, :1]) / temperature), 0.0)
         same = cached.labels[index] == cached.labels[:, None]
-        share = (weight * same).sum(axis=1) / np.maximum(weight.sum(axis=1), 1e-30)
-        losses[number] = -np.log(np.maximum(share, 1e-3))
+        losses[number] = _soft_loss(cosine, other, same, temperature)
     return losses
+
+
+def instance_loss(
+    cached: Representations, backbone: Backbone | None = None, k: int = 200, temperature: float = 0.1
+) -> NDArray[np.float32]:
+    """Soft nearest-neighbour loss with which every view finds its own image among all of them: (1 + v, n).
+
+    An augmented view is searched among the clean views of all images, where its own is the only right answer; a clean
+    view among the augmented views of all images, where those of its own are. Otherwise as `retrieval_loss`, whose labels
+    this does without. `backbone` is not looked at.
+
+    Raises:
+        TargetError: when the cache holds no augmented views.
+
+    Source: instance discrimination (Wu et al., CVPR 2018, arXiv:1805.01978) in the form of `retrieval_loss`.
+    """
+    clean, augmented = np.asarray(cached.clean, dtype=np.float32), cached.views[1:]
+    if not len(augmented):
+        raise TargetError("the target instance needs augmented views; cache the images with --views 3")
+    own = np.arange(len(clean))[:, None]
+    everywhere = augmented.reshape(-1, augmented.shape[2]).astype(np.float32)  # (v n, d), view by view
+    galleries = [everywhere, *[clean] * len(augmented)]
+    losses = np.empty(cached.views.shape[:2], dtype=np.float32)
+    for number, (view, gallery) in enumerate(zip(cached.views, galleries, strict=True)):
+        index, cosine = k_nearest(np.asarray(view, dtype=np.float32), min(k, len(gallery)), gallery)  # (n, k)
+        losses[number] = _soft_loss(cosine, np.ones_like(index, dtype=bool), index % len(clean) == own, temperature)
+    return losses
+
+
+def _soft_loss(
+    cosine: NDArray[np.floating], counted: NDArray[np.bool_], same: NDArray[np.bool_], temperature: float
+) -> NDArray[np.floating]:
+    """Minus the log (n,) of the share, 1e-3 at least, of what is the same in the softmax over what counts, (n, k)."""
+    weight = np.where(counted, np.exp((cosine - cosine[:, :1]) / temperature), 0.0)
+    share = (weight * same).sum(axis=1) / np.maximum(weight.sum(axis=1), 1e-30)
+    loss: NDArray[np.floating] = -np.log(np.maximum(share, 1e-3))
+    return loss
+
+
+def probe_loss(cached: Representations, backbone: Backbone | None = None, folds: int = 2) -> NDArray[np.float32]:
+    """Cross-entropy on every view of a linear probe that was trained on the other images: (1 + k, n).
+
+    The images fall into `folds` parts at random; each part's losses come from a probe of the clean and augmented views
+    of the others, so that no probe has seen the image it judges. `backbone` is not looked at.
+    """
+    part = np.random.default_rng(0).integers(folds, size=cached.labels.size)
+    losses = np.empty(cached.views.shape[:2], dtype=np.float32)
+    for fold in range(folds):
+        probe = _probe(cached, np.flatnonzero(part != fold))
+        judged = np.flatnonzero(part == fold)
+        labels = torch.from_numpy(cached.labels[judged])
+        with torch.inference_mode():
+            for number in range(len(cached.views)):
+                logits = probe.logits(torch.from_numpy(cached.views[number, judged].astype(np.float32)))  # (m, c)
+                losses[number, judged] = F.cross_entropy(logits, labels, reduction="none").numpy()
+    return losses
+
+
+def _probe(cached: Representations, rows: NDArray[np.int64]) -> CrossEntropy:
+    torch.manual_seed(0)
+    examples = Examples(cached.views, cached.labels).rows(rows)
+    probe = CrossEntropy(Sizes(cached.dimension, cached.dimension, int(cached.labels.max()) + 1))
+    probe.prepare(*examples.clean(len(rows), seed=0))
+    steps = max(1, len(rows) // Schedule.batch_size)  # of an epoch
+    schedule = Schedule(epochs=max(5, PROBE_STEPS // steps), weight_decay=0.05)
+    fit(probe, CachedBatches(examples, schedule), schedule)
+    return probe
+
+
+TARGETS: dict[str, Callable[[Representations, Backbone], NDArray[np.float32]]] = {
+    "classification": classification_loss,
+    "instance": instance_loss,
+    "probe": probe_loss,
+    "retrieval": retrieval_loss,
+}

@@ -27,14 +27,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         dataset,
         options.out,
         augmented_views=options.views,
-        augmentation=Augmentation(options.min_scale, options.jitter, options.seed, options.blur),
+        augmentation=Augmentation(options.min_scale, options.jitter, options.seed, options.degraded),
         index=limited_index(len(dataset), options.limit),
+        layers=options.layers,
         dtype=options.dtype,
         batch_size=options.batch_size,
         workers=options.workers,
         device=options.device,
     )
-    log_to_stderr().info("%s: %s views, images, dimensions", options.out, np.shape(cached.views))
+    log_to_stderr().info("%s: %s views, images, dimensions", options.out, np.shape(cached.features))
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -45,8 +46,11 @@ def _arguments() -> argparse.ArgumentParser:
     arguments.add_argument("--views", type=int, default=0, help="augmented views beside the clean one")
     arguments.add_argument("--min-scale", type=float, default=0.08, help="smallest share of the area a crop keeps")
     arguments.add_argument("--jitter", type=float, default=0.4, help="strength of the colour jitter")
-    arguments.add_argument("--blur", type=float, default=0.0, help="largest blur of a view, as a share of its side")
+    arguments.add_argument(
+        "--degraded", type=float, default=0.0, help="share of the views that are blurred, noisy or compressed too"
+    )
     arguments.add_argument("--seed", type=int, default=0, help="seed of the augmentations")
+    arguments.add_argument("--layers", action="store_true", help="keep mean and spread of every layer as well")
     arguments.add_argument("--dtype", choices=("float16", "float32"), default="float16")
     arguments.add_argument("--batch-size", type=int, default=64)
     arguments.add_argument("--out", type=Path, required=True, help="cache folder to write")

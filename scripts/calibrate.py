@@ -15,10 +15,9 @@ import numpy as np
 
 from models.backbone import load_backbone
 from models.calibration import Calibration, save_calibration
-from models.heads import load_head
+from models.heads import load_head, predict
 from models.representations import load_representations
 from scripts.common import log_to_stderr, parser
-from scripts.train_head import predict
 from uncertainty.calibration import reference_quantiles
 from uncertainty.novelty import fit_novelty, novelty
 
@@ -27,15 +26,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage."""
     options = _arguments().parse_args(argv)
     backbone = load_backbone(options.backbone)
-    head = load_head(options.head, backbone.hash).module
+    head = load_head(options.head, backbone.hash)
     training = load_representations(options.cache, backbone.hash)
     reference = load_representations(options.reference, backbone.hash)
+    if head.layers and not reference.description["layers"]:
+        raise SystemExit("the head sees all layers; cache the reference with `candor cache-representations --layers`")
     model = fit_novelty(np.asarray(training.clean, dtype=np.float64), training.labels)
     clean = np.asarray(reference.clean, dtype=np.float32)
+    features = reference.features[0] if head.layers else clean
     calibration = Calibration(
         dataset=options.reference_name or reference.description["dataset"],
         count=len(clean),
-        uncertainty=reference_quantiles(predict(head, clean), options.quantiles),
+        uncertainty=reference_quantiles(predict(head.module, features), options.quantiles),
         novelty=reference_quantiles(novelty(model, clean), options.quantiles),
         novelty_model=model,
     )

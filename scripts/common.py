@@ -3,7 +3,6 @@
 import argparse
 import json
 import logging
-import math
 import os
 import subprocess
 import sys
@@ -46,12 +45,6 @@ def named_path(text: str) -> tuple[str, str]:
     if not separator or not name or not value:
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
     return name, value
-
-
-def warm_cosine(step: int, total: int, warm: float = 0.05) -> float:
-    """Learning-rate factor: linear to 1 over the first 5 % of the steps, then a half cosine down to 0."""
-    done = (step + 0.5) / total
-    return done / warm if done < warm else 0.5 * (1 + math.cos(math.pi * (done - warm) / (1 - warm)))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

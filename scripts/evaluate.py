@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from models.backbone import Backbone, classify, load_backbone
 from models.datasets import Dataset, limited_index, open_dataset, select
-from models.heads import UncertaintyHead, load_head
+from models.heads import TrainedHead, embed, load_head, predict
 from models.representations import cache_representations
 from scripts.common import (
     add_compute_arguments,
@@ -36,7 +36,6 @@ from scripts.common import (
     parser,
     write_json,
 )
-from scripts.train_head import predict
 from uncertainty import metrics
 from uncertainty.bootstrap import cluster_bootstrap
 from uncertainty.neighbours import nearest_neighbour
@@ -52,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = _arguments().parse_args(argv)
     matplotlib.use("agg")
     backbone = load_backbone(options.backbone)
-    head = load_head(options.head, backbone.hash).module
+    head = load_head(options.head, backbone.hash)
     votes = dict(options.votes)
     unknown = sorted(set(votes) - {name for name, _ in options.data})
     if unknown:
@@ -80,27 +79,34 @@ class Run:
     """Backbone and head over any data set, with caches and results in the folder `out`."""
 
     backbone: Backbone
-    head: UncertaintyHead
+    head: TrainedHead
     out: Path
     workers: int
     device: str
 
     def represent(self, name: str, dataset: Dataset) -> NDArray[np.float32]:
-        """Clean representations (n, d), cached under that name."""
+        """Clean features (n, f) as the head takes them, cached under that name."""
         folder = self.out / "cache" / name
         cached = cache_representations(
-            self.backbone, dataset, folder, dtype="float32", workers=self.workers, device=self.device
+            self.backbone,
+            dataset,
+            folder,
+            layers=self.head.layers,
+            dtype="float32",
+            workers=self.workers,
+            device=self.device,
         )
-        return np.array(cached.clean, dtype=np.float32)
+        return np.array(cached.features[0], dtype=np.float32)
 
-    def scores(self, representation: NDArray[np.float32]) -> Scores:
-        """The head and every baseline that needs no gallery, each (n,), higher is less sure."""
+    def scores(self, features: NDArray[np.float32]) -> Scores:
+        """The head and every baseline that needs no gallery, each (n,), of features (n, f); higher is less sure."""
+        representation = features[:, : self.head.module.sizes.dimension]  # (n, d)
         with torch.inference_mode():
             logits = classify(self.backbone.module, torch.from_numpy(representation))  # (n, c)
             log_probability = F.log_softmax(logits.double(), dim=1)
         entropy = -(log_probability.exp() * log_probability).sum(dim=1)
         return {
-            HEAD: predict(self.head, representation).astype(np.float64),
+            HEAD: predict(self.head.module, features).astype(np.float64),
             "class_entropy": entropy.numpy(),
             "max_probability": 1.0 - log_probability.max(dim=1).values.exp().numpy(),
             "inverse_norm": 1.0 / np.linalg.norm(representation.astype(np.float64), axis=1),
@@ -111,9 +117,9 @@ def evaluate(
     run: Run, name: str, dataset: Dataset, crops: int, votes: NDArray[np.float64] | None, repetitions: int
 ) -> dict[str, Any]:
     """Every figure of one data set; `votes` is (n, c) human votes by class."""
-    representation = run.represent(name, dataset)
-    scores = run.scores(representation)
-    neighbour, _ = nearest_neighbour(representation)
+    features = run.represent(name, dataset)
+    scores = run.scores(features)
+    neighbour, _ = nearest_neighbour(embed(run.head.module, features))
     correct = dataset.labels[neighbour] == dataset.labels
     table = {key: selective(score, correct, dataset.labels, repetitions) for key, score in scores.items()}
     for key, difference in _against_head(scores, correct, dataset.labels, repetitions).items():

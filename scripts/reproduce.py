@@ -27,8 +27,8 @@ from scripts.common import log_to_stderr, parser
 SPLITS = Path(__file__).parent / "splits" / "tiny-imagenet.json"
 DATA_NOTE = "Tiny-ImageNet, training shards 0-7, 160 classes (upstream of scripts/splits/tiny-imagenet.json)"
 BACKBONE = ["resnet18", "--args", '{"channels": [32, 64, 128, 256]}', "--size", "64"]
-HEAD = ["--target", "retrieval", "--loss", "ranking", "--hidden", "256", "--dropout", "0.7", "--weight-decay", "0.05"]
-VIEWS = ["--min-scale", "0.02", "--blur", "0.05"]
+HEAD = ["--method", "retrieval", "--epochs", "20", "--views", "1", "--weight-decay", "0.05"]
+VIEWS = ["--min-scale", "0.08", "--degraded", "0.3"]
 EPOCHS = 28
 TERMS = "trained on Tiny-ImageNet: ImageNet terms, non-commercial research and education"
 TEACHER_NOTE = "timm mobilenetv2_100 trained on ImageNet-1k (Apache-2.0), distilled at 160 px"

@@ -28,6 +28,7 @@ from models.losses import cosine_distillation
 from models.preprocess import Preprocessing
 from models.representations import DESCRIPTION_FILE as CACHE_FILE
 from models.representations import Views, load_representations, view_batches
+from models.schedule import warm_cosine
 from scripts.common import (
     add_compute_arguments,
     command_line,
@@ -35,7 +36,6 @@ from scripts.common import (
     json_object,
     log_to_stderr,
     parser,
-    warm_cosine,
     write_json,
 )
 

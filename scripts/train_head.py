@@ -1,53 +1,34 @@
-"""Train the uncertainty head behind a frozen backbone, on cached representations, to predict a loss.
+"""Train an uncertainty head behind a frozen backbone, on cached representations, by any of the methods.
 
     candor train-head --backbone runs/backbone --cache runs/cache --out runs/head
 
 The cached images should be ones the backbone was not trained on: its loss on its own training images is optimistic.
+Where the cache holds all layers (`candor cache-representations --layers`), `--layers` lets the head see them.
 """
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from tqdm import trange
+from tqdm import tqdm
 
-from models import losses
 from models.backbone import Backbone, load_backbone
-from models.heads import UncertaintyHead, save_head
+from models.heads import embed, predict, save_head
+from models.methods.base import Head, Sizes
+from models.methods.fit import CachedBatches, Examples, Schedule, fit
+from models.methods.registry import METHODS, make_head
 from models.representations import Representations, load_representations
-from models.targets import classification_loss, retrieval_loss
-from scripts.common import command_line, current_commit, log_to_stderr, parser, warm_cosine, write_json
-from uncertainty.metrics import spearman
+from models.targets import TARGETS
+from scripts.common import command_line, current_commit, json_object, log_to_stderr, parser, write_json
+from uncertainty.metrics import r_auroc, recall_at_1, spearman
+from uncertainty.neighbours import nearest_neighbour
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "ranking": losses.pairwise_ranking,
-    "neighbour-ranking": losses.neighbour_ranking,
-    "mse": losses.squared_error,
-}
-
-
-@dataclass(frozen=True)
-class HeadTraining:
-    """What decides the head beside its data."""
-
-    target: str = "retrieval"
-    loss: str = "ranking"
-    epochs: int = 20
-    batch_size: int = 256
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    hidden: int = 512
-    dropout: float = 0.0
-    held_back: float = 0.1
-    seed: int = 0
+STATISTICS = 20_000  # images that means and covariances are taken from
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -55,100 +36,114 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = _arguments().parse_args(argv)
     backbone = load_backbone(options.backbone)
     caches = [load_representations(folder, backbone.hash) for folder in options.cache]
-    training = HeadTraining(**{key: getattr(options, key) for key in HeadTraining.__dataclass_fields__})
-    views, targets = joined(caches, backbone, training.target)
-    head, results = train_head(views, targets, training)
+    target = options.target or METHODS[options.method].target
+    chosen = {each.name: getattr(options, each.name) for each in fields(Schedule)}
+    given = {key: value for key, value in chosen.items() if value is not None}
+    schedule = Schedule(**{**METHODS[options.method].schedule, **given})
+    examples = joined(caches, backbone, target, options.layers or METHODS[options.method].layers)
+    kept, held_back = split(examples, options.held_back, schedule.seed)
+    sizes = Sizes(caches[0].dimension, examples.features.shape[2], int(examples.labels.max()) + 1)
+    head, history = train_head(options.method, sizes, kept, schedule, options.options)
     description = {
         "backbone_hash": backbone.hash,
         "data": [cached.description["dataset"] for cached in caches],
-        "training": asdict(training),
+        "training": {"method": options.method, "target": target, **asdict(schedule), **options.options},
         "command": command_line(),
         "commit": current_commit(),
     }
-    save_head(head, options.out, description)
-    write_json(options.out / "training.json", {**description, **results})
+    save_head(head, options.method, {**METHODS[options.method].options, **options.options}, options.out, description)
+    results = {"history": history, "held_back": judged(head, held_back), "images": kept.labels.size}
+    write_json(options.out / "training.json", {**description, **results, "views": len(kept.features)})
     log_to_stderr().info("%s: %s", options.out, json.dumps(results["held_back"]))
 
 
-def joined(
-    caches: Sequence[Representations], backbone: Backbone, target: str
-) -> tuple[NDArray[np.floating], NDArray[np.float32]]:
-    """Views (1 + k, n, d) and target losses (1 + k, n) of several caches with equally many views, side by side."""
+def joined(caches: Sequence[Representations], backbone: Backbone, target: str | None, layers: bool) -> Examples:
+    """Several caches of equally many views side by side, each with its own target losses.
+
+    Caches of the same list of classes share their labels; a cache of other classes has labels of its own.
+    """
     if len({len(cached.views) for cached in caches}) > 1:
         raise SystemExit("the caches have different numbers of views; cache them with the same --views")
-    if target == "classification":
-        if any(tuple(cached.description["classes"]) != backbone.classes for cached in caches):
-            raise SystemExit("--target classification needs the backbone's own classes; try --target retrieval")
-        found = [classification_loss(cached, backbone.module) for cached in caches]
-    else:
-        found = [retrieval_loss(cached) for cached in caches]
-    return np.concatenate([cached.views for cached in caches], axis=1), np.concatenate(found, axis=1)
+    if layers and not all(cached.description["layers"] for cached in caches):
+        raise SystemExit("a head that sees all layers needs caches made with `candor cache-representations --layers`")
+    features = [cached.features if layers else cached.views for cached in caches]
+    starts: dict[tuple[str, ...], int] = {}  # the first label of each list of classes
+    for cached in caches:
+        starts.setdefault(tuple(cached.description["classes"]), sum(map(len, starts)))
+    labels = [cached.labels + starts[tuple(cached.description["classes"])] for cached in caches]
+    targets = [TARGETS[target](cached, backbone) for cached in caches] if target else None
+    if len(caches) == 1:
+        return Examples(features[0], labels[0], targets[0] if targets else None)  # the memory map, not a copy
+    return Examples(
+        np.concatenate(features, axis=1),
+        np.concatenate(labels),
+        np.concatenate(targets, axis=1) if targets else None,
+    )
+
+
+def split(examples: Examples, share: float, seed: int) -> tuple[Examples, Examples]:
+    """The examples to train on, and the `share` of the images held back."""
+    order = np.random.default_rng(seed).permutation(examples.labels.size)
+    kept, held_back = np.split(order, [order.size - max(2, int(order.size * share))])
+    return examples.rows(np.sort(kept)), examples.rows(np.sort(held_back))
 
 
 def train_head(
-    views: NDArray[np.floating], targets: NDArray[np.float32], training: HeadTraining
-) -> tuple[UncertaintyHead, dict[str, Any]]:
-    """Fit a head to views (v, n, d) and their losses (v, n); each epoch sees every image once, in a random view.
+    method: str, sizes: Sizes, examples: Examples, schedule: Schedule, options: dict[str, Any]
+) -> tuple[Head, list[dict[str, float]]]:
+    """Fit a new head of a method, and return it in evaluation mode with its mean loss by epoch."""
+    torch.manual_seed(schedule.seed)
+    try:
+        head = make_head(method, sizes, **options)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise SystemExit(f"{method} cannot be made with --options {json.dumps(options)}: {error}") from error
+    statistics = examples.clean(STATISTICS, schedule.seed)
+    head.prepare(*statistics)
+    history: list[dict[str, float]] = []
+    epochs = schedule.epochs if METHODS[method].trains else 0
+    with tqdm(total=epochs, desc=f"train {method}", unit="epoch") as bar:
 
-    Returns:
-        The head in evaluation mode, and its history with the Spearman correlation between uncertainty and loss on the
-        clean views of the share of images held back.
-    """
-    torch.manual_seed(training.seed)
-    rng = np.random.default_rng(training.seed)
-    count, dimension = views.shape[1:]
-    order = rng.permutation(count)
-    kept, held_back = np.split(order, [count - max(2, int(count * training.held_back))])
-    head = UncertaintyHead(dimension, training.hidden, training.dropout)
-    head.fit_scaling(torch.from_numpy(views[0, kept].astype(np.float32)))
-    objective = LOSSES[training.loss]
-    optimizer = torch.optim.AdamW(
-        head.parameters(), lr=training.learning_rate, betas=(0.8, 0.95), weight_decay=training.weight_decay
-    )
-    steps_per_epoch = max(1, kept.size // training.batch_size)
-    schedule = partial(warm_cosine, total=training.epochs * steps_per_epoch)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
-    history = []
-    for epoch in trange(training.epochs, desc="train head", unit="epoch"):
-        head.train()
-        shuffled = rng.permutation(kept)[: steps_per_epoch * training.batch_size]
-        total = 0.0
-        for rows in shuffled.reshape(steps_per_epoch, -1):
-            numbers = rng.integers(len(views), size=rows.size)
-            representation = torch.from_numpy(views[numbers, rows].astype(np.float32))  # (b, d)
-            loss = objective(head(representation), torch.from_numpy(targets[numbers, rows]))
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            optimizer.step()
-            scheduler.step()
-            total += float(loss.detach())
-        agreement = spearman(predict(head, views[0, held_back]), targets[0, held_back])
-        history.append({"epoch": epoch + 1, "loss": total / steps_per_epoch, "held_back_spearman": agreement})
-    return head.eval(), {"history": history, "held_back": history[-1], "images": int(count), "views": len(views)}
+        def after_epoch(epoch: int, loss: float) -> None:
+            history.append({"epoch": epoch + 1, "loss": loss})
+            bar.update()
 
-
-def predict(head: UncertaintyHead, representation: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Uncertainty (n,) of representations (n, d)."""
+        if epochs:
+            batches = CachedBatches(examples, schedule)
+            fit(head, batches, schedule, surgery=METHODS[method].surgery, after_epoch=after_epoch)
     head.eval()
-    with torch.inference_mode():
-        uncertainty: NDArray[np.float32] = head(torch.from_numpy(representation.astype(np.float32))).numpy()
-    return uncertainty
+    head.finish(*statistics)
+    return head, history
+
+
+def judged(head: Head, examples: Examples) -> dict[str, float]:
+    """R@1 and R-AUROC among the examples' clean views, and Spearman with the target where there is one."""
+    features = examples.features[0]
+    uncertainty = predict(head, features)
+    neighbour, _ = nearest_neighbour(embed(head, features))
+    correct = examples.labels[neighbour] == examples.labels
+    figures = {"recall_at_1": recall_at_1(examples.labels, neighbour)}
+    if 0 < correct.sum() < correct.size:
+        figures["r_auroc"] = r_auroc(uncertainty, correct)
+    if examples.targets is not None:
+        figures["spearman"] = spearman(uncertainty, examples.targets[0])
+    return figures
 
 
 def _arguments() -> argparse.ArgumentParser:
-    defaults = HeadTraining()
+    defaults = Schedule()
     arguments = parser("train-head", __doc__)
     arguments.add_argument("--backbone", type=Path, required=True, help="backbone folder")
     arguments.add_argument("--cache", type=Path, action="append", required=True, help="cache folder; may be repeated")
-    arguments.add_argument("--target", choices=("retrieval", "classification"), default=defaults.target)
-    arguments.add_argument("--loss", choices=tuple(LOSSES), default=defaults.loss)
-    arguments.add_argument("--epochs", type=int, default=defaults.epochs)
-    arguments.add_argument("--batch-size", type=int, default=defaults.batch_size)
-    arguments.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
-    arguments.add_argument("--weight-decay", type=float, default=defaults.weight_decay)
-    arguments.add_argument("--hidden", type=int, default=defaults.hidden, help="width of the two hidden layers")
-    arguments.add_argument("--dropout", type=float, default=defaults.dropout)
-    arguments.add_argument("--held-back", type=float, default=defaults.held_back, help="share of images not trained on")
+    arguments.add_argument("--method", choices=tuple(METHODS), default="retrieval")
+    arguments.add_argument("--options", type=json_object, default={}, help="JSON options of the method's head")
+    arguments.add_argument("--target", choices=tuple(TARGETS), help="the loss to predict, instead of the method's own")
+    arguments.add_argument("--layers", action="store_true", help="let the head see the statistics of all layers")
+    arguments.add_argument("--epochs", type=int, help=f"default {defaults.epochs}, or what the method asks for")
+    arguments.add_argument("--batch-size", type=int, help=f"default {defaults.batch_size}")
+    arguments.add_argument("--learning-rate", type=float, help=f"default {defaults.learning_rate}")
+    arguments.add_argument("--weight-decay", type=float, help=f"default {defaults.weight_decay}")
+    arguments.add_argument("--views", type=int, help=f"views of each image in a batch; default {defaults.views}")
+    arguments.add_argument("--held-back", type=float, default=0.1, help="share of images not trained on")
     arguments.add_argument("--seed", type=int, default=defaults.seed)
     arguments.add_argument("--out", type=Path, required=True, help="head folder to write")
     return arguments

@@ -6,7 +6,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from models import augment
 from models.augment import Augmentation, view
+from models.degrade import DEGRADATIONS, Degrading
 from models.preprocess import Preprocessing, preprocess
 
 PREPROCESSING = Preprocessing(32, 0.875, "bilinear")
@@ -113,30 +115,72 @@ def test_any_image_has_views_of_the_asked_size(size: tuple[int, int]) -> None:
         assert math.isfinite(pixels.mean())
 
 
-def test_about_a_quarter_of_the_views_is_blurred_and_only_where_asked() -> None:
-    edges = Image.fromarray(np.kron(np.indices((8, 8)).sum(axis=0) % 2, np.ones((8, 8))).astype(np.uint8) * 255)
-    image = edges.convert("RGB")
+def degrading(share: float) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """400 views without and with the share to be degraded."""
+    noise = photo(64, 64)
+    return [
+        (
+            view(noise, index, 1, PLAIN, PREPROCESSING),
+            view(noise, index, 1, replace(PLAIN, degraded=share), PREPROCESSING),
+        )
+        for index in range(400)
+    ]
 
-    def views(blur: float) -> list[NDArray[np.uint8]]:
-        augmentation = Augmentation(min_scale=0.9, jitter=0.0, blur=blur)
-        return [view(image, 0, number, augmentation, Preprocessing(64)) for number in range(1, 201)]
 
-    changed = [not np.array_equal(sharp, other) for sharp, other in zip(views(0.0), views(0.1), strict=True)]
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_the_asked_share_of_the_views_is_degraded_and_the_rest_are_as_without(share: float) -> None:
+    changed = [not np.array_equal(plain, degraded) for plain, degraded in degrading(share)]
 
-    assert 30 <= sum(changed) <= 70
+    assert np.mean(changed) == pytest.approx(share, abs=0.06)
+
+
+def test_a_degraded_view_is_the_same_at_any_time() -> None:
+    augmentation = Augmentation(degraded=1.0)
+
+    first, second = (view(photo(), 5, 2, augmentation, PREPROCESSING) for _ in range(2))
+
+    assert np.array_equal(first, second)
+    assert first.shape == (32, 32, 3)
+
+
+def test_view_zero_is_never_degraded() -> None:
+    clean = preprocess(photo(), PREPROCESSING)
+
+    assert np.array_equal(view(photo(), 3, 0, Augmentation(degraded=1.0), PREPROCESSING), clean)
+
+
+def test_views_are_degraded_in_every_way_but_a_crop_by_any_severity(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: dict[str, list[float]] = {kind: [] for kind in DEGRADATIONS}
+
+    def recording(kind: str) -> Degrading:
+        def record(image: Image.Image, severity: float, rng: np.random.Generator) -> Image.Image:
+            used[kind].append(severity)
+            return DEGRADATIONS[kind](image, severity, rng)
+
+        return record
+
+    monkeypatch.setattr(augment, "DEGRADATIONS", {kind: recording(kind) for kind in DEGRADATIONS})
+
+    pairs = degrading(1.0)
+
+    assert used.pop("crop") == []
+    assert all(70 <= len(severities) <= 130 for severities in used.values())
+    severities = np.sort(np.concatenate(list(used.values())))
+    assert np.abs(severities - np.linspace(0, 1, severities.size)).max() < 0.08
+    assert len(pairs) == severities.size
 
 
 def sharpness(pixels: NDArray[np.uint8]) -> float:
     return float(np.abs(np.diff(pixels.astype(np.float64), axis=1)).mean())
 
 
-def test_a_quarter_of_the_views_is_blurred_and_the_rest_are_as_without() -> None:
-    noise = photo(64, 64)
-    plain = [view(noise, index, 1, PLAIN, PREPROCESSING) for index in range(200)]
-    blurred = [view(noise, index, 1, replace(PLAIN, blur=0.2), PREPROCESSING) for index in range(200)]
+@pytest.mark.parametrize(("kind", "softer"), [("blur", True), ("low_resolution", True), ("noise", False)])
+def test_what_is_degraded_is_the_view(kind: str, softer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augment, "DEGRADING", (kind,))
+    image = position_map(64, 64) if kind == "noise" else photo(64, 64)
+    plain = [sharpness(view(image, index, 1, PLAIN, PREPROCESSING)) for index in range(50)]
+    worse = [sharpness(view(image, index, 1, replace(PLAIN, degraded=1.0), PREPROCESSING)) for index in range(50)]
 
-    changed = [not np.array_equal(before, after) for before, after in zip(plain, blurred, strict=True)]
-    softened = [sharpness(after) < sharpness(before) for before, after in zip(plain, blurred, strict=True)]
-
-    assert 0.15 < np.mean(changed) < 0.35
-    assert softened == changed
+    gains = np.array(worse) - np.array(plain)
+    assert (gains <= 0).all() if softer else (gains >= 0).all()
+    assert (gains != 0).mean() > 0.9

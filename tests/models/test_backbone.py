@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from models.backbone import (
     Backbone,
@@ -16,6 +17,7 @@ from models.backbone import (
     load_backbone,
     read_state_dict,
     represent,
+    represent_layers,
     save_backbone,
 )
 from models.preprocess import Preprocessing
@@ -62,6 +64,82 @@ def test_the_representation_and_its_logits_are_timms_own() -> None:
 
     assert representation.shape == (3, 96)
     assert torch.allclose(logits, expected, atol=1e-5)
+
+
+def tiny_vit() -> Backbone:
+    """A transformer with a class token, four positions and random weights."""
+    torch.manual_seed(0)
+    return create_backbone("test_vit", classes=("a", "b"), args={"img_size": 32}, preprocessing=Preprocessing(32))
+
+
+def normalised(backbone: Backbone, pixels: torch.Tensor) -> torch.Tensor:
+    """(b, h, w, 3) uint8 -> (b, 3, h, w) as timm normalises it."""
+    mean, std = (
+        torch.tensor(part).view(1, 3, 1, 1) for part in (backbone.preprocessing.mean, backbone.preprocessing.std)
+    )
+    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+@pytest.mark.parametrize(("backbone", "maps"), [(tiny_backbone(), 5), (tiny_vit(), 6)], ids=["convolutions", "vit"])
+def test_layers_are_represented_by_mean_and_spread_over_the_positions(backbone: Backbone, maps: int) -> None:
+    timm_module: Any = backbone.module
+    with torch.inference_mode():
+        found = represent_layers(backbone.module, images(3), backbone.preprocessing)
+        pooled = represent(backbone.module, images(3), backbone.preprocessing)
+        layers = timm_module.forward_intermediates(normalised(backbone, images(3)), intermediates_only=True)
+
+    assert len(layers) == maps
+    expected = [pooled.double().numpy()]
+    for layer in layers:
+        values = layer.double().numpy()  # (b, c, h, w)
+        expected.append(np.stack([[channel.mean() for channel in image] for image in values]))  # (b, c)
+        expected.append(np.stack([[channel.std() for channel in image] for image in values]))
+    assert torch.equal(found[:, : pooled.shape[1]], pooled)
+    assert found.shape == (3, sum(part.shape[1] for part in expected))
+    assert np.allclose(found, np.concatenate(expected, axis=1), rtol=1e-4, atol=2e-4)
+    assert found[:, pooled.shape[1] :].std(dim=0).max() > 1e-2
+
+
+FAMILIES = [
+    "test_byobnet",
+    "test_convnext",
+    "test_efficientnet",
+    "test_mambaout",
+    "test_maxvit",
+    "test_nfnet",
+    "test_vit3",
+]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_layers_of_every_family_begin_with_the_representation(name: str) -> None:
+    torch.manual_seed(0)
+    backbone = create_backbone(name, classes=("a", "b"))
+    pixels = images(2, backbone.preprocessing.size)
+
+    with torch.inference_mode():
+        found = represent_layers(backbone.module, pixels, backbone.preprocessing)
+        pooled = represent(backbone.module, pixels, backbone.preprocessing)
+
+    assert torch.equal(found[:, : pooled.shape[1]], pooled)
+    assert found.shape[1] > pooled.shape[1]
+    assert torch.isfinite(found).all()
+
+
+def test_a_channel_that_is_the_same_everywhere_has_a_finite_gradient() -> None:
+    backbone = tiny_backbone()
+    grey = torch.full((2, 32, 32, 3), 128, dtype=torch.uint8)
+
+    torch.autograd.backward(represent_layers(backbone.module, grey, backbone.preprocessing).sum())
+
+    gradients = [parameter.grad for parameter in backbone.module.parameters() if parameter.grad is not None]
+    assert gradients
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_a_model_without_intermediate_layers_is_refused_by_name() -> None:
+    with pytest.raises(BackboneError, match="no intermediate layers of Linear; cache it without --layers"):
+        represent_layers(nn.Linear(3, 3), images(1), tiny_backbone().preprocessing)
 
 
 def changed_weight(backbone: Backbone) -> Backbone:

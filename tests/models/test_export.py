@@ -17,15 +17,22 @@ from models.bundle import Bundle, load_bundle
 from models.calibration import Calibration
 from models.export import ExportError, ServedModel, export_bundle, measure_parity
 from models.graph import open_graph
-from models.heads import UncertaintyHead
+from models.heads import embed, predict
+from models.methods.base import Head, Sizes
+from models.methods.fit import Examples
+from models.methods.predicted_loss import PredictedLoss
+from models.methods.registry import METHODS
 from models.preprocess import preprocess
 from models.representations import representer
+from tests.models.conftest import fitted_head
 from tests.offline import TORCH, pictures, tiny_backbone
 from uncertainty.calibration import reference_quantiles
 from uncertainty.metrics import spearman
 from uncertainty.novelty import fit_novelty, novelty
 
 IMAGES = 48
+SIZES = Sizes(dimension=96, features=96, classes=6)
+LAYERS = Sizes(dimension=96, features=896, classes=6)
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Made:
     """What a bundle is made of, and the bundle."""
 
     backbone: Backbone
-    head: UncertaintyHead
+    head: Head
     calibration: Calibration
     images: NDArray[np.uint8]
     bundle: Bundle
@@ -50,12 +57,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     images = np.stack([preprocess(image, backbone.preprocessing) for image in drawn])
     representation = representer(backbone, TORCH)(torch.from_numpy(images))
     torch.manual_seed(0)
-    head = UncertaintyHead(96, hidden=32)
-    head.fit_scaling(torch.from_numpy(representation))
+    head = PredictedLoss(SIZES, hidden=32)
+    head.prepare(torch.from_numpy(representation), torch.from_numpy(labels))
     head.eval()
     model = fit_novelty(representation, labels)
-    with torch.inference_mode():
-        uncertainty = head(torch.from_numpy(representation)).numpy()
+    uncertainty = predict(head, representation)
     quantiles = reference_quantiles(uncertainty, 21), reference_quantiles(novelty(model, representation), 21)
     calibration = Calibration("stripes", IMAGES, *quantiles, model)
     folder = tmp_path_factory.mktemp("bundles") / "tiny"
@@ -64,7 +70,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def exported(
-    folder: Path, backbone: Backbone, head: UncertaintyHead, calibration: Calibration, images: NDArray[np.uint8]
+    folder: Path, backbone: Backbone, head: Head, calibration: Calibration, images: NDArray[np.uint8]
 ) -> Bundle:
     provenance = {"command": "candor export", "commit": "0123abc"}
     figures = {"r_auroc": 0.7}
@@ -149,6 +155,60 @@ def test_class_entropy_is_that_of_the_classifier(made: Made) -> None:
     expected = -(probability * np.log(probability)).sum(axis=1)
 
     assert np.allclose(in_graph(made, made.images, 32)["class_entropy"], expected, atol=1e-4)
+
+
+def features(made: Made, images: NDArray[np.uint8], sizes: Sizes) -> NDArray[np.float32]:
+    """(n, f) of images (n, h, w, 3), as wide as the sizes say."""
+    return representer(made.backbone, TORCH, layers=sizes == LAYERS)(torch.from_numpy(images))
+
+
+def other_examples(made: Made, sizes: Sizes) -> Examples:
+    """Other images in two views each, with losses of no meaning."""
+    drawn, labels = pictures(IMAGES // 6, seed=1, faintest=0.2)
+    clean = features(made, np.stack([preprocess(image, made.backbone.preprocessing) for image in drawn]), sizes)
+    rng = np.random.default_rng(0)
+    views = np.stack([clean, clean + rng.normal(0, 0.1, clean.shape).astype(np.float32)])
+    return Examples(views, labels, rng.exponential(size=views.shape[:2]).astype(np.float32))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_bundle_of_every_method_says_what_its_head_says_in_torch(method: str, made: Made, tmp_path: Path) -> None:
+    sizes = LAYERS if METHODS[method].layers else SIZES
+    head = fitted_head(method, other_examples(made, sizes), sizes)
+
+    bundle = exported(tmp_path / "bundle", made.backbone, head, made.calibration, made.images)
+
+    clean = features(made, made.images, sizes)
+    uncertainty, embedding = predict(head, clean), embed(head, clean)
+    assert np.ptp(uncertainty) > 1e-3
+    assert bundle.manifest.dimension == embedding.shape[1]
+    for batch_size in (1, 32):
+        found = open_graph(bundle.graph_path, batch_size=batch_size)(made.images)
+        assert np.abs(found[0] - embedding).max() <= 1e-4
+        assert np.allclose(found[1], uncertainty, rtol=1e-3, atol=1e-4)
+        assert spearman(found[1], uncertainty) >= 0.9999
+        pooled = in_graph(made, made.images, batch_size)
+        assert np.allclose(found[2], pooled["novelty"], rtol=1e-3)
+        assert np.allclose(found[3], pooled["class_entropy"], atol=1e-4)
+
+
+def test_a_bundle_whose_head_sees_all_layers_agrees_with_torch(made: Made, tmp_path: Path) -> None:
+    clean = features(made, made.images, LAYERS)
+    torch.manual_seed(0)
+    head = PredictedLoss(LAYERS, hidden=16, members=2)
+    head.prepare(*other_examples(made, LAYERS).clean(IMAGES, seed=0))
+
+    bundle = exported(tmp_path / "bundle", made.backbone, head, made.calibration, made.images)
+
+    embedding, uncertainty, novelty_, entropy = open_graph(bundle.graph_path, batch_size=7)(made.images)
+    pooled = in_graph(made, made.images, 7)
+    assert np.allclose(uncertainty, predict(head, clean), rtol=1e-3, atol=1e-4)
+    assert bundle.manifest.dimension == 96
+    assert bundle.manifest.metrics["parity"]["min_uncertainty_spearman"] >= 0.9999
+    assert np.allclose(embedding, pooled["embedding"], atol=1e-5)
+    assert np.allclose(novelty_, pooled["novelty"], rtol=1e-3)
+    assert np.allclose(entropy, pooled["class_entropy"], atol=1e-5)
+    assert spearman(uncertainty, pooled["uncertainty"]) < 0.99
 
 
 def test_the_bundle_loads_and_says_what_it_is(made: Made) -> None:
@@ -241,7 +301,7 @@ def test_a_head_that_says_the_same_of_every_image_is_refused(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "export_graph", graph_from(made.bundle.graph_path))
-    constant = UncertaintyHead(96, hidden=32).eval()
+    constant = PredictedLoss(SIZES, hidden=32).eval()
     torch.nn.init.zeros_(list(constant.parameters())[-2])
 
     with pytest.raises(ExportError, match=r"cannot be compared with torch on 48 images: .*equal"):
@@ -251,7 +311,7 @@ def test_a_head_that_says_the_same_of_every_image_is_refused(
 def test_a_graph_of_another_head_is_refused(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "export_graph", graph_from(made.bundle.graph_path))
     torch.manual_seed(1)
-    other = UncertaintyHead(96, hidden=32).eval()
+    other = PredictedLoss(SIZES, hidden=32).eval()
 
     with pytest.raises(ExportError, match="min_uncertainty_spearman"):
         exported(tmp_path / "bundle", made.backbone, other, made.calibration, made.images)

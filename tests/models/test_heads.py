@@ -1,112 +1,151 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.backbone import represent
-from models.heads import HeadError, UncertaintyHead, direction_and_length, load_head, save_head
-from models.losses import neighbour_ranking, pairwise_ranking, squared_error
-from tests.offline import tiny_backbone
+from models import heads
+from models.heads import HeadError, embed, load_head, predict, save_head
+from models.methods.base import Head, Sizes
+from models.methods.registry import METHODS, make_head
+from tests.models.conftest import fitted_head
+from tests.models.methods.problem import SIZES, examples
+
+OPTIONS = {"hidden": 16, "dropout": 0.5}
 
 
-def representations(count: int, dimension: int = 8, seed: int = 0) -> Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).normal(3.0, 2.0, (count, dimension)).astype(np.float32))
+def features(count: int, seed: int = 0) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(3.0, 2.0, (count, 12)).astype(np.float32))
 
 
-def fitted_head(dimension: int = 8, dropout: float = 0.0) -> UncertaintyHead:
+def small_head() -> Head:
     torch.manual_seed(0)
-    head = UncertaintyHead(dimension, hidden=16, dropout=dropout)
-    head.fit_scaling(representations(100, dimension))
+    head = make_head("retrieval", SIZES, **OPTIONS)
+    head.prepare(features(100), torch.zeros(100, dtype=torch.int64))
     return head.eval()
 
 
-def test_uncertainty_is_one_positive_number_an_image() -> None:
-    uncertainty = fitted_head()(representations(20))
-
-    assert uncertainty.shape == (20,)
-    assert (uncertainty > 0).all()
-
-
-def test_a_head_that_is_sure_of_everything_stays_above_zero() -> None:
-    head = fitted_head()
-    last = head.layers[-1]
-    assert isinstance(last, nn.Linear)
-    nn.init.constant_(last.bias, -1000.0)
-
-    assert (head(representations(5)) > 0).all()
+def saved(folder: Path, **description: Any) -> Head:
+    """A head, written to the folder as one of the backbone sha256:a."""
+    head = small_head()
+    save_head(head, "retrieval", OPTIONS, folder, {"backbone_hash": "sha256:a", **description})
+    return head
 
 
-def test_the_input_is_direction_and_log_length() -> None:
-    values = representations(5)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_saved_head_of_every_method_says_exactly_the_same(method: str, tmp_path: Path) -> None:
+    head = fitted_head(method, examples(120)[0], SIZES)
+    save_head(head, method, METHODS[method].options, tmp_path, {"backbone_hash": "sha256:a"})
 
-    features = direction_and_length(values)
+    loaded = load_head(tmp_path, "sha256:a")
 
-    length = np.linalg.norm(values.numpy(), axis=1)
-    assert np.allclose(features[:, :8], values.numpy() / length[:, None], atol=1e-6)
-    assert np.allclose(features[:, 8], np.log(length), atol=1e-6)
-
-
-def test_a_representation_of_length_zero_has_a_finite_uncertainty() -> None:
-    assert torch.isfinite(fitted_head()(torch.zeros(2, 8))).all()
-
-
-def test_fitted_scaling_standardises_what_the_layers_see() -> None:
-    head, values = UncertaintyHead(8), representations(500)
-
-    head.fit_scaling(values)
-    features = (direction_and_length(values) - head.mean) / head.scale
-
-    assert torch.allclose(features.mean(dim=0), torch.zeros(9), atol=1e-4)
-    assert torch.allclose(features.std(dim=0), torch.ones(9), atol=1e-3)
+    state = head.state_dict()
+    assert not any(module.training for module in loaded.module.modules())
+    assert loaded.module.sizes == SIZES
+    assert loaded.module.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[key]) for key, value in loaded.module.state_dict().items())
+    unseen = examples(50, seed=1)[0].features[0]
+    assert np.array_equal(predict(loaded.module, unseen), predict(head, unseen))
+    assert np.array_equal(embed(loaded.module, unseen), embed(head, unseen))
 
 
-@pytest.mark.parametrize("objective", [pairwise_ranking, neighbour_ranking, squared_error])
-def test_no_gradient_reaches_the_representation_or_the_backbone(objective: object) -> None:
-    assert callable(objective)
-    backbone, head = tiny_backbone(), UncertaintyHead(96, hidden=16)
-    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8))
-    representation = represent(backbone.module, images, backbone.preprocessing)
-    representation.retain_grad()
-    assert representation.requires_grad
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_one_number_and_one_direction_an_image(method: str) -> None:
+    head = fitted_head(method, examples(120)[0], SIZES)
+    unseen = examples(50, seed=1)[0].features[0]
 
-    objective(head(representation), torch.arange(6.0)).backward()
+    uncertainty, embedding = predict(head, unseen), embed(head, unseen)
 
-    assert representation.grad is None
-    assert all(parameter.grad is None for parameter in backbone.module.parameters())
-    assert all(parameter.grad is not None for parameter in head.parameters())
-    assert any(parameter.grad.abs().sum() > 0 for parameter in head.parameters() if parameter.grad is not None)
+    assert uncertainty.shape == (50,)
+    assert np.isfinite(uncertainty).all()
+    assert np.ptp(uncertainty) > 0
+    assert embedding.shape[0] == 50
+    assert np.allclose(np.linalg.norm(embedding, axis=1), 1.0, atol=1e-5)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_a_saved_head_says_exactly_the_same(dropout: float, tmp_path: Path) -> None:
-    head = fitted_head(dropout=dropout)
-    save_head(head, tmp_path, {"backbone_hash": "sha256:a"})
+@pytest.mark.parametrize("method", METHODS)
+def test_an_answer_of_any_method_depends_on_its_own_image_alone(method: str) -> None:
+    head = fitted_head(method, examples(120)[0], SIZES)
+    unseen = examples(20, seed=1)[0].features[0]
 
-    loaded = load_head(tmp_path, "sha256:a").module
+    together, alone = predict(head, unseen), [predict(head, row[None])[0] for row in unseen]
 
-    assert not loaded.training
-    assert torch.equal(loaded.mean, head.mean)
-    assert torch.equal(loaded.scale, head.scale)
-    assert not torch.equal(head.scale, torch.ones(9))
-    assert torch.equal(loaded(representations(50, seed=1)), head(representations(50, seed=1)))
+    assert np.allclose(together, alone, rtol=1e-4, atol=1e-5)
+    assert np.array_equal(predict(head, unseen), together)
 
 
-def test_the_description_is_kept(tmp_path: Path) -> None:
-    save_head(
-        fitted_head(), tmp_path, {"backbone_hash": "sha256:a", "training": {"loss": "mse", "epochs": np.int64(3)}}
-    )
+@pytest.mark.parametrize("function", [predict, embed])
+def test_many_images_are_scored_in_blocks(function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    head, values = small_head(), features(23).numpy()
+    whole = function(head, values)
+
+    monkeypatch.setattr(heads, "BLOCK", 5)
+
+    assert whole.shape[0] == 23
+    assert np.allclose(function(head, values), whole, rtol=1e-5)
+
+
+@pytest.mark.parametrize("function", [predict, embed])
+def test_a_prediction_is_made_in_evaluation_mode_for_either_precision(function: Any) -> None:
+    head, values = small_head(), features(50).numpy()
+    expected = function(head, values)
+    head.train()
+
+    found = function(head, values)
+
+    assert found.dtype == np.float32
+    assert np.array_equal(found, expected)
+    assert np.allclose(function(head, values.astype(np.float16)), expected, atol=1e-2)
+
+
+def test_the_prediction_is_the_heads_and_the_embedding_the_backbones_direction() -> None:
+    head, values = small_head(), features(20)
+
+    with torch.inference_mode():
+        expected = head(values).numpy()
+
+    assert np.allclose(predict(head, values.numpy()), expected, rtol=1e-6)
+    direction = values.numpy() / np.linalg.norm(values.numpy(), axis=1, keepdims=True)
+    assert np.allclose(embed(head, values.numpy()), direction, atol=1e-6)
+
+
+@pytest.mark.parametrize(("sizes", "layers"), [(Sizes(12, 12, 4), False), (Sizes(8, 12, 4), True)])
+def test_a_loaded_head_knows_whether_it_sees_all_layers(sizes: Sizes, layers: bool, tmp_path: Path) -> None:
+    save_head(make_head("retrieval", sizes, **OPTIONS), "retrieval", OPTIONS, tmp_path, {"backbone_hash": "sha256:a"})
+
+    loaded = load_head(tmp_path, "sha256:a")
+
+    assert loaded.layers == layers
+    assert loaded.module.sizes == sizes
+    assert embed(loaded.module, features(3).numpy()).shape == (3, sizes.dimension)
+
+
+def test_the_description_is_kept_and_says_how_to_make_the_head_again(tmp_path: Path) -> None:
+    saved(tmp_path, training={"loss": "mse", "epochs": np.int64(3)})
 
     description = load_head(tmp_path, "sha256:a").description
 
     assert description["training"] == {"loss": "mse", "epochs": 3}
-    assert (description["dimension"], description["hidden"]) == (8, 16)
+    assert (description["method"], description["options"]) == ("retrieval", OPTIONS)
+    assert description["sizes"] == {"dimension": 12, "features": 12, "classes": 4}
+
+
+def test_options_of_the_head_outlive_another_default_of_its_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = saved(tmp_path)
+    monkeypatch.setitem(METHODS["retrieval"].options, "hidden", 99)
+
+    loaded = load_head(tmp_path, "sha256:a").module
+
+    assert np.array_equal(predict(loaded, features(5).numpy()), predict(head, features(5).numpy()))
 
 
 def test_a_head_of_another_backbone_is_refused(tmp_path: Path) -> None:
-    save_head(fitted_head(), tmp_path, {"backbone_hash": "sha256:aaaaaaaaaaaaaaaa"})
+    saved(tmp_path, backbone_hash="sha256:aaaaaaaaaaaaaaaa")
 
     with pytest.raises(HeadError, match=r"was trained behind backbone sha256:a+, not sha256:b+; train a head for this"):
         load_head(tmp_path, "sha256:bbbbbbbbbbbbbbbb")
@@ -114,14 +153,25 @@ def test_a_head_of_another_backbone_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["head.json", "head.safetensors"])
 def test_a_missing_file_is_named_with_what_to_do(name: str, tmp_path: Path) -> None:
-    save_head(fitted_head(), tmp_path, {"backbone_hash": "sha256:a"})
+    saved(tmp_path)
     (tmp_path / name).unlink()
 
     with pytest.raises(HeadError, match=rf"{name} is missing; make one with `candor train-head`"):
         load_head(tmp_path, "sha256:a")
 
 
+@pytest.mark.parametrize("method", ["no-such-method", None])
+def test_a_head_of_an_unknown_method_or_an_older_format_is_refused(method: str | None, tmp_path: Path) -> None:
+    saved(tmp_path)
+    description = json.loads((tmp_path / "head.json").read_text())
+    del description["method"]
+    (tmp_path / "head.json").write_text(json.dumps({**description, **({"method": method} if method else {})}))
+
+    with pytest.raises(HeadError, match=rf"is of the unknown method {method!r}; train it again"):
+        load_head(tmp_path, "sha256:a")
+
+
 def test_the_description_on_disk_is_json(tmp_path: Path) -> None:
-    save_head(fitted_head(), tmp_path, {"backbone_hash": "sha256:a"})
+    saved(tmp_path)
 
     assert json.loads((tmp_path / "head.json").read_text())["backbone_hash"] == "sha256:a"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from models import representations
 from models.augment import Augmentation, view
-from models.backbone import Backbone, represent
+from models.backbone import Backbone, create_backbone, represent, represent_layers
 from models.datasets import Dataset, limited_index
 from models.preprocess import Preprocessing
 from models.representations import CacheError, cache_representations, load_representations, representer
@@ -34,10 +34,11 @@ def cached(backbone: Backbone, dataset: Dataset, folder: Path, **options: Any) -
     return cache_representations(backbone, dataset, folder, **{**settings, **options})
 
 
-def in_torch(backbone: Backbone, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Representations (n, d) of (n, h, w, 3) uint8 in evaluation mode, one image at a time."""
+def in_torch(backbone: Backbone, pixels: np.ndarray[Any, Any], layers: bool = False) -> np.ndarray[Any, Any]:
+    """Representations (n, f) of (n, h, w, 3) uint8 in evaluation mode, one image at a time."""
+    function, module = represent_layers if layers else represent, backbone.module.eval()
     with torch.inference_mode():
-        rows = [represent(backbone.module.eval(), torch.from_numpy(p[None]), backbone.preprocessing) for p in pixels]
+        rows = [function(module, torch.from_numpy(p[None]), backbone.preprocessing) for p in pixels]
     return torch.cat(rows).numpy()
 
 
@@ -56,6 +57,30 @@ def test_a_cache_holds_every_view_of_every_image(backbone: Backbone, dataset: Da
         pixels = [view(dataset.image(int(i)), int(i), number, augmentation, backbone.preprocessing) for i in index]
         assert np.allclose(found.views[number], in_torch(backbone, np.stack(pixels)), atol=1e-4)
     assert np.array_equal(found.clean, found.views[0])
+    assert np.array_equal(found.features, found.views)
+    assert found.dimension == 96
+
+
+def test_a_cache_of_layers_holds_their_statistics_beside_the_pooled_columns(
+    backbone: Backbone, dataset: Dataset, tmp_path: Path
+) -> None:
+    augmentation = Augmentation(min_scale=0.3, jitter=0.2, seed=5, degraded=0.5)
+    settings: dict[str, Any] = {"augmentation": augmentation, "index": np.arange(7), "dtype": "float32"}
+
+    found = cached(backbone, dataset, tmp_path / "layers", layers=True, **settings)
+    pooled = cached(backbone, dataset, tmp_path / "pooled", **settings)
+
+    assert found.features.shape == (3, 7, 896)
+    assert found.dimension == 96
+    assert isinstance(found.features, np.memmap)
+    assert found.description["layers"]
+    assert np.allclose(found.views, pooled.features, atol=1e-5)
+    assert np.array_equal(found.views, found.features[:, :, :96])
+    assert np.array_equal(found.clean, found.features[0, :, :96])
+    for number in range(3):
+        pixels = [view(dataset.image(i), i, number, augmentation, backbone.preprocessing) for i in range(7)]
+        expected = in_torch(backbone, np.stack(pixels), layers=True)
+        assert np.allclose(found.features[number], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_cache_says_what_it_was_made_from(backbone: Backbone, dataset: Dataset, tmp_path: Path) -> None:
@@ -64,6 +89,7 @@ def test_a_cache_says_what_it_was_made_from(backbone: Backbone, dataset: Dataset
     assert description["backbone_hash"] == backbone.hash
     assert description["dataset"] == dataset.name
     assert description["classes"] == list(CLASSES)
+    assert (description["layers"], description["dimension"]) == (False, 96)
     assert json.loads((tmp_path / "cache.json").read_text()) == description
 
 
@@ -155,6 +181,8 @@ def test_a_finished_cache_is_read_not_made_again(backbone: Backbone, dataset: Da
         ({"augmented_views": 1}, "views"),
         ({"augmentation": Augmentation(jitter=0.1)}, "augmentation"),
         ({"augmentation": Augmentation(seed=1)}, "augmentation"),
+        ({"augmentation": Augmentation(degraded=0.3)}, "augmentation"),
+        ({"layers": True}, "layers"),
         ({"dtype": "float32"}, "dtype"),
     ],
 )
@@ -188,6 +216,18 @@ def test_a_cache_opens_only_with_its_own_backbone_and_preprocessing(
         load_representations(tmp_path, other.hash)
 
 
+def test_a_cache_of_an_older_format_is_refused(backbone: Backbone, dataset: Dataset, tmp_path: Path) -> None:
+    cached(backbone, dataset, tmp_path)
+    description = json.loads((tmp_path / "cache.json").read_text())
+    del description["dimension"], description["layers"]
+    (tmp_path / "cache.json").write_text(json.dumps(description))
+
+    with pytest.raises(CacheError, match="is of an older format; cache it again in another folder"):
+        load_representations(tmp_path, backbone.hash)
+    with pytest.raises(CacheError, match="was made with another layers, dimension; choose another folder"):
+        cached(backbone, dataset, tmp_path)
+
+
 def test_a_folder_without_a_cache_says_how_to_make_one(backbone: Backbone, tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="holds no representations; make them with `candor cache-representations`"):
         load_representations(tmp_path, backbone.hash)
@@ -196,7 +236,7 @@ def test_a_folder_without_a_cache_says_how_to_make_one(backbone: Backbone, tmp_p
 def test_values_beyond_half_precision_are_refused(
     backbone: Backbone, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def huge(backbone: Backbone, device: str) -> Callable[[torch.Tensor], np.ndarray[Any, Any]]:
+    def huge(backbone: Backbone, device: str, layers: bool) -> Callable[[torch.Tensor], np.ndarray[Any, Any]]:
         return lambda images: np.full((len(images), 96), 7e4, dtype=np.float32)
 
     monkeypatch.setattr(representations, "representer", huge)
@@ -230,6 +270,23 @@ def test_the_graph_agrees_with_torch(backbone: Backbone) -> None:
     assert graph.shape == (19, 96)
     assert np.abs(graph - torch_).max() <= 1e-4
     assert np.abs(torch_ - in_torch(backbone, pixels.numpy())).max() <= 1e-4
+
+
+def tiny_vit() -> Backbone:
+    torch.manual_seed(0)
+    return create_backbone("test_vit", classes=("a", "b"), args={"img_size": 32}, preprocessing=Preprocessing(32))
+
+
+@pytest.mark.parametrize("made", [tiny_backbone(), tiny_vit()], ids=["convolutions", "vit"])
+def test_the_graph_of_all_layers_agrees_with_torch(made: Backbone) -> None:
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (11, 32, 32, 3), dtype=np.uint8))
+
+    graph, torch_ = representer(made, "cpu", layers=True)(pixels), representer(made, TORCH, layers=True)(pixels)
+
+    assert graph.shape == torch_.shape
+    assert np.allclose(graph, torch_, rtol=1e-3, atol=1e-4)
+    assert np.allclose(torch_, in_torch(made, pixels.numpy(), layers=True), rtol=1e-3, atol=1e-4)
+    assert np.abs(torch_[:, : in_torch(made, pixels.numpy()).shape[1]] - in_torch(made, pixels.numpy())).max() <= 1e-4
 
 
 def test_a_backbone_stays_on_its_device(backbone: Backbone) -> None:

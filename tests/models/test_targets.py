@@ -1,4 +1,6 @@
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,12 +9,22 @@ import torch
 from torch.nn import functional as F
 
 from models.representations import Representations
-from models.targets import classification_loss, retrieval_loss
-from tests.offline import tiny_backbone
+from models.targets import TARGETS, TargetError, classification_loss, probe_loss, retrieval_loss
+from tests.offline import CLASSES, tiny_backbone
 
 
-def cache(views: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Representations:
-    return Representations(views, labels.astype(np.int64), np.arange(len(labels)), {})
+def cache(
+    views: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], classes: Sequence[str] = CLASSES
+) -> Representations:
+    description = {"classes": list(classes)}
+    return Representations(views, views.shape[2], labels.astype(np.int64), np.arange(len(labels)), description)
+
+
+def with_layers(cached: Representations) -> Representations:
+    """The same cache with statistics of layers beside the pooled pre-logits."""
+    others = np.random.default_rng(9).normal(scale=100.0, size=(*cached.views.shape[:2], 5))
+    features = np.concatenate([cached.views, others.astype(cached.views.dtype)], axis=2)
+    return replace(cached, features=features)
 
 
 def random_cache(images: int, views: int, seed: int, classes: int = 4, dimension: int = 6) -> Representations:
@@ -51,7 +63,7 @@ def retrieval_loss_by_loop(cached: Representations, k: int, temperature: float) 
 def test_retrieval_loss_is_the_loop_over_the_nearest_others(k: int, temperature: float) -> None:
     cached = random_cache(images=40, views=3, seed=k)
 
-    found = retrieval_loss(cached, k, temperature)
+    found = retrieval_loss(cached, k=k, temperature=temperature)
 
     assert found.shape == (3, 40)
     assert found.dtype == np.float32
@@ -116,10 +128,73 @@ def test_classification_loss_is_the_cross_entropy_of_the_frozen_classifier(dtype
     views: np.ndarray[Any, Any] = np.random.default_rng(0).normal(size=(2, 12, 96)).astype(dtype)
     labels = np.arange(12) % 6
 
-    found = classification_loss(cache(views, labels), backbone.module)
+    found = classification_loss(cache(views, labels), backbone)
 
     with torch.inference_mode():
         logits = classifier(torch.from_numpy(views.astype(np.float32)))  # (v, n, c)
         expected = F.cross_entropy(logits.reshape(24, 6), torch.from_numpy(np.tile(labels, 2)), reduction="none")
     assert found.shape == (2, 12)
     assert np.allclose(found, expected.numpy().reshape(2, 12), atol=1e-6)
+
+
+@pytest.mark.parametrize("folds", [2, 3])
+def test_no_probe_has_seen_the_label_of_the_image_it_judges(folds: int) -> None:
+    cached = random_cache(images=40, views=2, seed=0, classes=2)
+    losses = probe_loss(cached, folds=folds)
+
+    labels = cached.labels.copy()
+    labels[7] = 1 - labels[7]
+    other = probe_loss(replace(cached, labels=labels), folds=folds)
+
+    assert np.exp(-losses[:, 7]) + np.exp(-other[:, 7]) == pytest.approx(np.ones(2), abs=1e-5)  # of one softmax
+    assert not np.array_equal(np.delete(other, 7, axis=1), np.delete(losses, 7, axis=1))
+
+
+def test_no_probe_has_seen_another_view_of_the_image_it_judges() -> None:
+    cached = random_cache(images=40, views=3, seed=0)
+    elsewhere = cached.features.copy()
+    elsewhere[1:, 5] = 10.0
+
+    losses, other = probe_loss(cached), probe_loss(replace(cached, features=elsewhere))
+
+    assert other[0, 5] == losses[0, 5]
+    assert (other[1:, 5] != losses[1:, 5]).all()
+    assert not np.array_equal(np.delete(other, 5, axis=1), np.delete(losses, 5, axis=1))
+
+
+def test_a_probe_loses_little_where_classes_are_apart_and_as_much_as_a_guess_where_they_are_not() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) % 4
+    noise = rng.normal(size=(1, 400, 64))
+    apart = probe_loss(cache((noise + rng.normal(size=(4, 64))[labels]).astype(np.float32), labels))
+    alike = probe_loss(cache(noise.astype(np.float32), labels))
+
+    assert apart.mean() < 0.2
+    assert alike.mean() > math.log(4) - 0.1
+
+
+@pytest.mark.parametrize("classes", [CLASSES[::-1], CLASSES[:3], ("a", "b", "c", "d", "e", "f")])
+def test_a_classifiers_loss_needs_its_own_classes_in_its_own_order(classes: tuple[str, ...]) -> None:
+    other = cache(np.ones((1, 3, 96), dtype=np.float32), np.arange(3), classes)
+
+    with pytest.raises(TargetError, match="needs the backbone's own classes; try --target probe or retrieval"):
+        classification_loss(other, tiny_backbone())
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_target_is_of_the_pooled_representation_whatever_the_layers_say(target: str) -> None:
+    cached = random_cache(images=30, views=2, seed=0, classes=6, dimension=96)
+
+    found = TARGETS[target](with_layers(cached), tiny_backbone())
+
+    assert found.shape == (2, 30)
+    assert found.dtype == np.float32
+    assert np.array_equal(found, TARGETS[target](cached, tiny_backbone()))
+
+
+def test_targets_are_named_after_what_loses() -> None:
+    backbone, cached = tiny_backbone(), random_cache(images=30, views=2, seed=0, classes=6, dimension=96)
+
+    assert np.array_equal(TARGETS["retrieval"](cached, backbone), retrieval_loss(cached))
+    assert np.array_equal(TARGETS["probe"](cached, backbone), probe_loss(cached))
+    assert np.array_equal(TARGETS["classification"](cached, backbone), classification_loss(cached, backbone))

@@ -1,0 +1,1 @@
+"""Methods of uncertainty estimation behind a backbone, one module each; `registry` lists them."""

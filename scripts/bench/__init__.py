@@ -1,0 +1,1 @@
+"""The parts of `candor bench-uncertainty`: caches, runs, summary, plots and report."""

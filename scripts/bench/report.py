@@ -1,0 +1,86 @@
+"""The report of a bench, for a researcher to read: report.md, and its plots beside it.
+
+A section whose data is not in the results is left out.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from models.methods.registry import METHODS
+from scripts.bench.comparisons import human_section, published_section
+from scripts.bench.plots import draw
+from scripts.bench.rankings import gallery_section, leads_section, methods_section
+from scripts.bench.standings import Results
+from scripts.bench.tables import Column, listed, number, table
+from scripts.bench.trends import curves_section, scaling_section, trainable_section
+
+
+def write_report(results: Results, out: Path) -> None:
+    """Write `out/report.md` and the plots that it shows, below `out/plots/`."""
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = draw(results, out / "plots")
+    images = {name: f"![{name}]({path.relative_to(out).as_posix()})" for name, path in drawn.items()}
+    sections = [
+        "# Uncertainty bench",
+        run_section(results),
+        methods_section(results, images),
+        gallery_section(results),
+        leads_section(results),
+        published_section(results),
+        human_section(results, images),
+        curves_section(results, images),
+        trainable_section(results, images),
+        scaling_section(results, images),
+    ]
+    (out / "report.md").write_text("\n\n".join(section for section in sections if section) + "\n", encoding="utf-8")
+
+
+def run_section(results: Results) -> str:
+    """What was run: the command, its settings, backbones and sets."""
+    command = results["command"].replace(" --", " \\\n    --")
+    sets = results["sets"]
+    roles = tuple("choosing" if each["validation"] else "reporting" for each in sets)
+    described = [_text("images", sets, "images"), _text("classes", sets, "classes"), Column("for", roles)]
+    return "\n\n".join(
+        [
+            f"## What was run\n\n```console\n$ {command}\n```",
+            "\n".join(f"- {line}" for line in [*_settings(results), *_unfinished(results)]),
+            table("backbone", [each["name"] for each in results["backbones"]], _backbone_columns(results["backbones"])),
+            table("set", [each["name"] for each in sets], described),
+        ]
+    )
+
+
+def _settings(results: Results) -> list[str]:
+    settings = results["settings"]
+    severities = listed([number(severity, 2) for severity in settings["severities"]])
+    choosing = [each["name"] for each in results["sets"] if each["validation"]]
+    return [
+        f"commit: {results['commit'] or 'unknown'}",
+        f"trainings: {settings['seeds']} seeds of each method behind each backbone, {settings['epochs']} epochs unless "
+        f"the method asks for others, {settings['views']} augmented views of each training image",
+        f"degradations: {listed(list(settings['kinds']))}, each at severities {severities}, of {settings['sample']} "
+        "images of each set",
+        f"methods may be chosen on {listed(choosing) or 'no set'}; the other sets are only reported",
+    ]
+
+
+def _unfinished(results: Results) -> list[str]:
+    asked = results["settings"]["seeds"]
+    few = {(row["backbone"], row["method"]): row["seeds"] for row in results["methods"] if row["seeds"] < asked}
+    return [f"unfinished: {METHODS[method].label} behind {name}, seeds: {n}" for (name, method), n in few.items()]
+
+
+def _backbone_columns(rows: Sequence[Mapping[str, object]]) -> list[Column]:
+    return [
+        _text("model", rows, "model"),
+        _text("parameters", rows, "parameters"),
+        _text("dimension", rows, "dimension"),
+        _text("its own training data", rows, "data"),
+        _text("images that methods train on", rows, "train_images"),
+        Column("hash", tuple(str(row["hash"])[:19] for row in rows)),
+    ]
+
+
+def _text(title: str, rows: Sequence[Mapping[str, object]], key: str) -> Column:
+    return Column(title, tuple(f"{row[key]:,}" if isinstance(row[key], int) else str(row[key]) for row in rows))
