@@ -30,6 +30,10 @@ COMMANDS: Final = (
     Command("evaluate", "scripts.evaluate", "measure retrieval and uncertainty beside the baselines"),
     Command("calibrate", "scripts.calibrate", "compute reference percentiles and novelty statistics"),
     Command("export", "scripts.export", "write backbone, head and calibration as one bundle"),
+    Command("fit", "scripts.fit", "from a folder of your images to a bundle, in one command"),
+    Command(
+        "bench-uncertainty", "scripts.bench_uncertainty", "compare all methods of uncertainty, with tables and plots"
+    ),
     Command("reproduce", "scripts.reproduce", "run every stage, from images to a bundle and its figures"),
 )
 

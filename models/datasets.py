@@ -10,6 +10,7 @@ A data set is named by a spec, `LOCATION`, `LOCATION@SELECTION` or `LOCATION@SEL
     tiny/val.npz@splits.json:upstream           only the classes that splits.json lists under "upstream"
     photos/@splits.json#upstream                only the images at the positions that it lists, and their classes
     a.npz+b.npz                                 several with the same classes, one after the other
+    photos/~32                                  every image first reduced to a short side of at most 32 pixels
 
 Images beside sub-folders that hold images belong to no class and are left out.
 """
@@ -66,7 +67,8 @@ def open_dataset(spec: str) -> Dataset:
     Raises:
         DatasetError: when nothing is there, the format is unknown, or a class or an image does not exist.
     """
-    location, *selections = spec.split("@")
+    unreduced, _, side = spec.partition("~")
+    location, *selections = unreduced.split("@")
     parts = [_open_location(part) for part in location.split("+")]
     dataset = concatenate(parts, name=spec)
     for selection in filter(None, selections):
@@ -74,7 +76,7 @@ def open_dataset(spec: str) -> Dataset:
             dataset = select_images(dataset, _listed_images(selection, len(dataset)))
         else:
             dataset = select_classes(dataset, _parse_classes(selection, dataset.classes), name=spec)
-    return dataset
+    return _reduced(dataset, side, name=spec) if side else dataset
 
 
 def concatenate(parts: Sequence[Dataset], name: str) -> Dataset:
@@ -117,6 +119,21 @@ def select_images(dataset: Dataset, index: NDArray[np.int64]) -> Dataset:
     """The images at `index` (m,), in that order, and of the classes only those that occur among them."""
     kept = select(dataset, index)
     return select_classes(kept, [kept.classes[label] for label in np.unique(kept.labels)], name=dataset.name)
+
+
+def _reduced(dataset: Dataset, side: str, name: str) -> Dataset:
+    """Every image reduced by averaging to a short side of at most `side` pixels, as if it had been taken so."""
+    if not side.isdigit() or int(side) < 1:
+        raise DatasetError(f"~{side}: expected the largest short side in pixels, e.g. ~32")
+    pixels = int(side)
+
+    def image(index: int) -> Image.Image:
+        full = dataset.image(index)
+        factor = min(1.0, pixels / min(full.size))
+        size = (max(1, round(full.width * factor)), max(1, round(full.height * factor)))
+        return full if factor == 1.0 else full.resize(size, Image.Resampling.BOX)
+
+    return Dataset(name, dataset.labels, dataset.classes, image, _digest(dataset.fingerprint, side))
 
 
 def limited_index(count: int, limit: int | None, seed: int = 0) -> NDArray[np.int64]:

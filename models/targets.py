@@ -1,6 +1,6 @@
 """What an uncertainty head learns to predict: the loss of each cached view, from a classifier or from retrieval."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -50,17 +50,44 @@ def retrieval_loss(
     Source: leave-one-out soft nearest neighbours (Goldberger et al., NeurIPS 2004), cut to the k nearest; both defaults
     are ours, chosen on classes that no figure is reported on.
     """
+    return np.stack([_soft_loss(cosine, other, same, temperature) for cosine, other, same in _searches(cached, k)])
+
+
+def retrieval_error(
+    cached: Representations, backbone: Backbone | None = None, k: int = 200, rate: float = 0.1
+) -> NDArray[np.float32]:
+    """Chance in [0, 1] that a view's nearest neighbour is of another class, in galleries drawn at random: (1 + k, n).
+
+    If a gallery keeps each of the other images' clean views with probability `rate`, the r-th nearest, r = 0, 1, ...,
+    is the nearest one kept with probability rate (1 - rate)^r: the error is the share of wrong labels under these
+    weights, cut to the `k` nearest. So it counts what R@1 counts, over galleries of other sizes. `backbone` is not
+    looked at.
+    """
+    return np.stack([_galleries_error(other, same, rate) for _, other, same in _searches(cached, k)])
+
+
+def _searches(
+    cached: Representations, k: int
+) -> Iterator[tuple[NDArray[np.floating], NDArray[np.bool_], NDArray[np.bool_]]]:
+    """For every view, its k + 1 nearest clean views of the cache, nearest first, in three (n, k + 1) arrays.
+
+    Their cosines; whether each counts, as one of k other images; and whether it has the label of the query.
+    """
     clean = np.asarray(cached.clean, dtype=np.float32)
     own = np.arange(len(clean))[:, None]
     k = min(k, len(clean) - 1)
-    losses = np.empty(cached.views.shape[:2], dtype=np.float32)
-    for number, view in enumerate(cached.views):
-        index, cosine = k_nearest(np.asarray(view, dtype=np.float32), k + 1, clean)  # (n, k + 1)
+    for view in cached.views:
+        index, cosine = k_nearest(np.asarray(view, dtype=np.float32), k + 1, clean)
         other = index != own
         other[other.all(axis=1), -1] = False  # k of them, whether or not the image found itself
-        same = cached.labels[index] == cached.labels[:, None]
-        losses[number] = _soft_loss(cosine, other, same, temperature)
-    return losses
+        yield cosine, other, cached.labels[index] == cached.labels[:, None]
+
+
+def _galleries_error(other: NDArray[np.bool_], same: NDArray[np.bool_], rate: float) -> NDArray[np.float32]:
+    rank = np.cumsum(other, axis=1) - 1  # among the others, (n, k + 1)
+    weight = np.where(other, (1.0 - rate) ** rank, 0.0)
+    error: NDArray[np.float32] = ((weight * ~same).sum(axis=1) / weight.sum(axis=1)).astype(np.float32)
+    return error
 
 
 def instance_loss(
@@ -68,9 +95,9 @@ def instance_loss(
 ) -> NDArray[np.float32]:
     """Soft nearest-neighbour loss with which every view finds its own image among all of them: (1 + v, n).
 
-    An augmented view is searched among the clean views of all images, where its own is the only right answer; a clean
-    view among the augmented views of all images, where those of its own are. Otherwise as `retrieval_loss`, whose labels
-    this does without. `backbone` is not looked at.
+    An augmented view is searched among the clean views of all images, where that of its own image is the only right
+    answer; a clean view among the augmented views of all images, where those of its own are. The rest is as in
+    `retrieval_loss`, but no label is looked at, nor `backbone`.
 
     Raises:
         TargetError: when the cache holds no augmented views.
@@ -135,4 +162,5 @@ TARGETS: dict[str, Callable[[Representations, Backbone], NDArray[np.float32]]] =
     "instance": instance_loss,
     "probe": probe_loss,
     "retrieval": retrieval_loss,
+    "retrieval-error": retrieval_error,
 }

@@ -5,29 +5,30 @@ r"""Compare every method of uncertainty behind frozen backbones: one table, its 
 
 Everything is kept below `--out`: caches of representations, each run's figures and scores, results.json, plots and
 report.md. A bench that was stopped goes on where it was; to measure again, remove what should be measured again.
-`--train NAME=SPEC` gives one backbone its own training images. `--validation` names the sets to choose on: they are
-reported apart. With `--trainable SPEC` the methods also train a small backbone from scratch.
+`--train`, which may be repeated, names sets of training images, each with classes of its own; `--train NAME=SPEC` is
+for one backbone alone. `--validation` names the sets to choose on: they are reported apart. With `--trainable SPEC` the
+methods also train a small backbone from scratch.
 """
 
 import argparse
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from models.errors import UserError
 from models.methods.registry import METHODS
-from scripts.bench.caches import make_caches, open_cache, own_neighbours, target_losses
-from scripts.bench.gallery import gallery_rows
-from scripts.bench.plan import DataSet, Entrant, Plan, Run
+from scripts.bench.caches import make_caches, own_neighbours, target_losses
+from scripts.bench.plan import DataSet, Entrant, Plan, Trainable
 from scripts.bench.report import write_report
 from scripts.bench.runs import finished, perform
 from scripts.bench.summary import summary
+from scripts.bench.trainable import require_readable, trainable_tasks
 from scripts.common import (
     add_compute_arguments,
     command_line,
@@ -45,14 +46,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage."""
     options = _arguments().parse_args(argv)
     plan = _plan(options)
+    if plan.trainable is not None:
+        require_readable(plan.trainable)
     for entrant in plan.entrants:
         make_caches(plan, entrant, options.workers, options.device)
     for entrant in plan.entrants:
         _prepare(plan, entrant)
     runs = [*plan.runs(), *plan.scaling_runs()]
-    _in_processes(
-        [partial(perform, plan, run) for run in runs if not finished(plan, run)], options.processes, "train and score"
-    )
+    tasks = [partial(perform, plan, run) for run in runs if not finished(plan, run)]
+    _in_processes([*tasks, *trainable_tasks(plan)], options.processes, "train and score")
     results = summary(plan, command_line(), current_commit())
     write_json(plan.out / "results.json", results)
     write_report(results, plan.out)
@@ -61,10 +63,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _prepare(plan: Plan, entrant: Entrant) -> None:
     """What several runs share: the losses to predict, and the neighbours by the backbone's own embedding."""
-    targets = sorted({METHODS[name].target for name in plan.methods} - {None})
-    with tqdm(total=len(targets) + len(plan.sets), desc=f"prepare {entrant.name}", unit="array") as bar:
-        for target in targets:
-            target_losses(plan, entrant, str(target))
+    targets = sorted({target for name in plan.methods if (target := METHODS[name].target)})
+    names = plan.train_caches(entrant.name)
+    total = len(targets) * len(names) + len(plan.sets)
+    with tqdm(total=total, desc=f"prepare {entrant.name}", unit="array") as bar:
+        for target, name in product(targets, names):
+            target_losses(plan, entrant, name, target)
             bar.update()
         for data in plan.sets:
             own_neighbours(plan, entrant, data.name)
@@ -98,13 +102,13 @@ def _plan(options: argparse.Namespace) -> Plan:
     unknown = sorted(set(options.validation) - {data.name for data in sets})
     if unknown:
         raise UserError(f"--validation names {', '.join(unknown)}, but no --data has that name")
-    common, own = _training(options.train, folders)
-    missing = [name for name in folders if name not in own and common is None]
+    train = {name: _training(options.train, name, folders) for name in folders}
+    missing = [name for name, specs in train.items() if not specs]
     if missing:
         raise UserError(f"--train says nothing for {', '.join(missing)}; give --train SPEC or --train NAME=SPEC")
     return Plan(
         out=options.out,
-        entrants=tuple(Entrant(name, Path(folder), own.get(name, str(common))) for name, folder in folders.items()),
+        entrants=tuple(Entrant(name, Path(folder), train[name]) for name, folder in folders.items()),
         sets=sets,
         inside=DataSet(INSIDE, options.inside) if options.inside else None,
         methods=tuple(options.methods or METHODS),
@@ -115,16 +119,31 @@ def _plan(options: argparse.Namespace) -> Plan:
         scaling=tuple(options.scaling),
         scaled=tuple(options.scaled),
         limit=options.limit,
+        trainable=_trainable(options),
     )
 
 
-def _training(given: Sequence[str], folders: dict[str, str]) -> tuple[str | None, dict[str, str]]:
-    """The spec for all backbones, and those for single ones: `NAME=SPEC` where NAME is a backbone's."""
-    own = {name: spec for name, _, spec in (text.partition("=") for text in given) if name in folders}
-    common = [text for text in given if text.partition("=")[0] not in folders]
-    if len(common) > 1:
-        raise UserError(f"--train has several specs for all backbones: {', '.join(common)}; join them with +")
-    return (common[0] if common else None), own
+def _trainable(options: argparse.Namespace) -> Trainable | None:
+    """The part with a trainable backbone, where it is asked for."""
+    if not options.trainable:
+        return None
+    if not options.trainable_unseen or not options.trainable_seen:
+        raise UserError("--trainable needs --trainable-unseen and --trainable-seen to be judged on")
+    return Trainable(
+        options.trainable,
+        options.trainable_unseen,
+        options.trainable_seen,
+        epochs=options.trainable_epochs,
+        seeds=options.trainable_seeds,
+        limit=options.trainable_limit,
+    )
+
+
+def _training(given: Sequence[str], backbone: str, names: Collection[str]) -> tuple[str, ...]:
+    """The specs of a backbone's training images: its own, `NAME=SPEC`, or else those that name no backbone."""
+    parts = [text.partition("=") for text in given]
+    own = tuple(spec for name, _, spec in parts if name == backbone)
+    return own or tuple(text for text, (name, _, _) in zip(given, parts, strict=True) if name not in names)
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -143,6 +162,12 @@ def _arguments() -> argparse.ArgumentParser:
     arguments.add_argument("--scaling", type=int, nargs="*", default=[], help="smaller numbers of training images")
     arguments.add_argument("--scaled", nargs="*", choices=tuple(METHODS), default=[], help="methods to train on those")
     arguments.add_argument("--limit", type=int, help="at most this many images of each set, for a quick run")
+    arguments.add_argument("--trainable", metavar="SPEC", help="images to train a small backbone on with each method")
+    arguments.add_argument("--trainable-unseen", metavar="SPEC", help="images of other classes, to judge those on")
+    arguments.add_argument("--trainable-seen", metavar="SPEC", help="held-out images of the classes they train on")
+    arguments.add_argument("--trainable-epochs", type=int, default=8, help="epochs of each of their trainings")
+    arguments.add_argument("--trainable-seeds", type=int, default=3, help="trainings of each method from scratch")
+    arguments.add_argument("--trainable-limit", type=int, help="at most this many images to train them on")
     arguments.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="runs at a time")
     arguments.add_argument("--out", type=Path, required=True, help="folder of the bench")
     add_compute_arguments(arguments)

@@ -18,7 +18,6 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-from matplotlib import pyplot as plt
 from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
@@ -36,9 +35,11 @@ from scripts.common import (
     parser,
     write_json,
 )
+from scripts.pictures import montage, plot_risk_coverage
 from uncertainty import metrics
 from uncertainty.bootstrap import cluster_bootstrap
 from uncertainty.neighbours import nearest_neighbour
+from uncertainty.robustness import vote_entropy
 
 Scores = dict[str, NDArray[np.float64]]
 
@@ -127,11 +128,11 @@ def evaluate(
     for key, rate in _crop_win_rates(run, name, dataset, scores, crops).items():
         table[key]["crop_win_rate"] = rate
     if votes is not None:
-        human = _entropy(votes)
+        human = vote_entropy(votes)
         for key, score in scores.items():
             table[key]["human_spearman"] = metrics.spearman(score, human)
-    _plot(scores, correct, run.out / f"{name}-risk-coverage.png", name)
-    _montage(dataset, scores[HEAD], run.out / f"{name}-montage.png")
+    plot_risk_coverage(scores, HEAD, correct, run.out / f"{name}-risk-coverage.png", name)
+    montage(dataset, scores[HEAD], run.out / f"{name}-montage.png")
     recall = cluster_bootstrap(lambda i: float(np.mean(correct[i])), dataset.labels, repetitions)
     return {
         "images": len(dataset),
@@ -200,40 +201,6 @@ def _votes(path: str, count: int) -> NDArray[np.float64]:
     if len(counts) != count:
         raise SystemExit(f"{path} holds votes on {len(counts)} images, and the data set has {count}")
     return counts
-
-
-def _entropy(votes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Entropy (n,) in nats of votes (n, c)."""
-    share = votes / votes.sum(axis=1, keepdims=True)
-    logs = np.log(share, where=share > 0, out=np.zeros_like(share))
-    entropy: NDArray[np.float64] = -(share * logs).sum(axis=1)
-    return entropy
-
-
-def _plot(scores: Scores, correct: NDArray[np.bool_], path: Path, title: str) -> None:
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for key, score in scores.items():
-        curve = metrics.selective_risk(score, 1.0 - correct)
-        style = {"linewidth": 2.2, "color": "black"} if key == HEAD else {"linewidth": 1.2}
-        axes.plot(curve.coverage, curve.risk, label=f"{key} (AURC {metrics.aurc(score, 1.0 - correct):.3f})", **style)
-    axes.axhline(float(np.mean(~correct)), color="grey", linestyle=":", linewidth=1, label="answer everything")
-    axes.set(xlabel="coverage", ylabel="selective risk (wrong nearest neighbour)", title=title)
-    axes.set(xlim=(0.02, 1), ylim=(0, None))
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def _montage(dataset: Dataset, uncertainty: NDArray[np.float64], path: Path, columns: int = 12, side: int = 96) -> None:
-    """The most certain images in two rows above, the least certain in two rows below."""
-    order = np.argsort(uncertainty, kind="stable")
-    half = min(2 * columns, order.size // 2)
-    canvas = Image.new("RGB", (columns * side, 4 * side + 12), "white")
-    for place, i in enumerate([*order[:half], *order[::-1][:half]]):
-        row, column = divmod(place if place < half else place - half, columns)
-        top = row * side + (0 if place < half else 2 * side + 12)
-        canvas.paste(dataset.image(int(i)).resize((side, side)), (column * side, top))
-    canvas.save(path)
 
 
 def _summary(name: str, found: Mapping[str, Any]) -> str:

@@ -27,17 +27,21 @@ from scripts.common import log_to_stderr, parser
 SPLITS = Path(__file__).parent / "splits" / "tiny-imagenet.json"
 DATA_NOTE = "Tiny-ImageNet, training shards 0-7, 160 classes (upstream of scripts/splits/tiny-imagenet.json)"
 BACKBONE = ["resnet18", "--args", '{"channels": [32, 64, 128, 256]}', "--size", "64"]
-HEAD = ["--method", "retrieval", "--epochs", "20", "--views", "1", "--weight-decay", "0.05"]
+HEAD = ["--method", "retrieval"]
 VIEWS = ["--min-scale", "0.08", "--degraded", "0.3"]
 EPOCHS = 28
 TERMS = "trained on Tiny-ImageNet: ImageNet terms, non-commercial research and education"
 TEACHER_NOTE = "timm mobilenetv2_100 trained on ImageNet-1k (Apache-2.0), distilled at 160 px"
 
+Stage = tuple[str, Callable[[Sequence[str]], None], list[str]]
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run every stage."""
     options = _arguments().parse_args(argv)
-    plan = Plan(options.data, options.out, options.epochs, options.limit, options.device, options.workers)
+    plan = Plan(
+        options.data, options.out, options.epochs, options.limit, options.device, options.workers, options.backbone
+    )
     for name, run, arguments in plan.stages():
         log_to_stderr().info("== %s: candor %s %s", name, _command(run), " ".join(arguments))
         run(arguments)
@@ -52,9 +56,17 @@ class Plan:
     """Every stage with its arguments, for one data folder and one budget."""
 
     def __init__(
-        self, data: Path, out: Path, epochs: int, limit: int | None, device: str | None, workers: int | None
+        self,
+        data: Path,
+        out: Path,
+        epochs: int,
+        limit: int | None,
+        device: str | None,
+        workers: int | None,
+        backbone: Path | None = None,
     ) -> None:
         self._data, self._out, self._epochs = data, out, epochs
+        self._backbone = backbone
         self._tiny = data / "tiny-imagenet-200"
         self._limit = ["--limit", str(limit)] if limit else []
         self._compute = ["--device", device] if device else []
@@ -62,12 +74,11 @@ class Plan:
         if not self._tiny.is_dir():
             raise SystemExit(f"{self._tiny} does not exist; --data must name the folder that holds tiny-imagenet-200/")
 
-    def stages(self) -> list[tuple[str, Callable[[Sequence[str]], None], list[str]]]:
+    def stages(self) -> list[Stage]:
         """(name, stage, arguments) in the order they run."""
         held_out = self._set("train-[89]", "upstream")
         return [
-            *self._teacher(),
-            ("backbone", train_backbone.main, self._train()),
+            *([] if self._backbone else self._train_backbone()),
             ("head cache", cache_representations.main, [*self._cache("head", held_out, views=5), *VIEWS]),
             ("head", train_head.main, self._train_head()),
             ("evaluation", evaluate.main, self._evaluate()),
@@ -77,7 +88,7 @@ class Plan:
             ("bundle", export.main, self._export()),
         ]
 
-    def _teacher(self) -> list[tuple[str, Callable[[Sequence[str]], None], list[str]]]:
+    def _train_backbone(self) -> list[Stage]:
         weights = self._data / "weights-mobilenetv2_100" / "state_dict_int8.npz"
         imported = ["mobilenetv2_100", "--args", '{"pad_type": "same"}', "--weights", str(weights)]
         imported += ["--size", "160", "--crop-pct", "1", "--half-normalised"]
@@ -87,6 +98,7 @@ class Plan:
         return [
             ("teacher", import_backbone.main, imported),
             ("teacher cache", cache_representations.main, [*cached, *self._limit, *self._compute]),
+            ("backbone", train_backbone.main, self._train()),
         ]
 
     def _train(self) -> list[str]:
@@ -97,7 +109,7 @@ class Plan:
         return [*arguments, "--out", self._path("backbone"), *self._limit, *self._compute]
 
     def _cache(self, name: str, spec: str, views: int = 0) -> list[str]:
-        arguments = ["--backbone", self._path("backbone"), "--data", spec, "--views", str(views)]
+        arguments = [*self._frozen(), "--data", spec, "--views", str(views), "--layers"]
         return [*arguments, "--out", self._path(f"{name}-cache"), *self._limit, *self._compute]
 
     def _train_head(self) -> list[str]:
@@ -131,7 +143,7 @@ class Plan:
         return [*arguments, "--command", command, "--out", self._path("bundle")]
 
     def _frozen(self) -> list[str]:
-        return ["--backbone", self._path("backbone")]
+        return ["--backbone", str(self._backbone or self._path("backbone"))]
 
     def _judged(self) -> list[str]:
         return [*self._frozen(), "--head", self._path("head")]
@@ -149,6 +161,7 @@ def _arguments() -> argparse.ArgumentParser:
     arguments.add_argument("--out", type=Path, default=Path("runs/default"), help="folder of the artefacts")
     arguments.add_argument("--epochs", type=int, default=EPOCHS, help="epochs of the backbone")
     arguments.add_argument("--limit", type=int, help="at most this many images of each set, for a quick run")
+    arguments.add_argument("--backbone", type=Path, help="backbone folder to start from, instead of training one")
     arguments.add_argument("--device", help="cpu or cuda")
     arguments.add_argument("--workers", type=int, help="processes that decode images")
     return arguments

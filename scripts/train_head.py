@@ -20,7 +20,7 @@ from tqdm import tqdm
 from models.backbone import Backbone, load_backbone
 from models.heads import embed, predict, save_head
 from models.methods.base import Head, Sizes
-from models.methods.fit import CachedBatches, Examples, Schedule, fit
+from models.methods.fit import CachedBatches, Examples, Schedule, fit, side_by_side
 from models.methods.registry import METHODS, make_head
 from models.representations import Representations, load_representations
 from models.targets import TARGETS
@@ -58,26 +58,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def joined(caches: Sequence[Representations], backbone: Backbone, target: str | None, layers: bool) -> Examples:
-    """Several caches of equally many views side by side, each with its own target losses.
-
-    Caches of the same list of classes share their labels; a cache of other classes has labels of its own.
-    """
+    """Several caches of equally many views side by side, each with its own labels and target losses."""
     if len({len(cached.views) for cached in caches}) > 1:
         raise SystemExit("the caches have different numbers of views; cache them with the same --views")
     if layers and not all(cached.description["layers"] for cached in caches):
         raise SystemExit("a head that sees all layers needs caches made with `candor cache-representations --layers`")
-    features = [cached.features if layers else cached.views for cached in caches]
-    starts: dict[tuple[str, ...], int] = {}  # the first label of each list of classes
-    for cached in caches:
-        starts.setdefault(tuple(cached.description["classes"]), sum(map(len, starts)))
-    labels = [cached.labels + starts[tuple(cached.description["classes"])] for cached in caches]
-    targets = [TARGETS[target](cached, backbone) for cached in caches] if target else None
-    if len(caches) == 1:
-        return Examples(features[0], labels[0], targets[0] if targets else None)  # the memory map, not a copy
-    return Examples(
-        np.concatenate(features, axis=1),
-        np.concatenate(labels),
-        np.concatenate(targets, axis=1) if targets else None,
+    return side_by_side(
+        [
+            Examples(
+                cached.features if layers else cached.views,
+                cached.labels,
+                TARGETS[target](cached, backbone) if target else None,
+            )
+            for cached in caches
+        ]
     )
 
 

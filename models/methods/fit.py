@@ -1,6 +1,6 @@
 """The one training loop of all methods, on cached representations or through a trainable backbone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,6 +43,22 @@ class Examples:
         """Clean features (m, f) and labels (m,) of at most `count` images, drawn at random."""
         rows = np.sort(np.random.default_rng(seed).permutation(self.labels.size)[:count])
         return torch.from_numpy(self.features[0, rows].astype(np.float32)), torch.from_numpy(self.labels[rows])
+
+
+def side_by_side(parts: Sequence[Examples]) -> Examples:
+    """Examples of several data sets together: classes of different sets are different classes.
+
+    A single set is passed on as it is, so that a memory map stays one.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    starts = np.cumsum([0, *(int(part.labels.max()) + 1 for part in parts[:-1])])
+    targets = [part.targets for part in parts if part.targets is not None]
+    return Examples(
+        np.concatenate([part.features for part in parts], axis=1),
+        np.concatenate([part.labels + start for part, start in zip(parts, starts, strict=True)]),
+        np.concatenate(targets, axis=1) if targets else None,
+    )
 
 
 class Batches(Protocol):

@@ -1,4 +1,4 @@
-"""nivMF: classes as non-isotropic von Mises-Fisher distributions, which score samples of the image's own distribution."""
+"""nivMF: classes as non-isotropic von Mises-Fisher distributions, which score samples of an image's distribution."""
 
 import math
 

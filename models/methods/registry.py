@@ -51,6 +51,10 @@ class Method:
     published: str | None = None
 
 
+WIDE = {"hidden": 256, "dropout": 0.7}
+ERROR = {**WIDE, "objective": "mse"}
+REGULAR = {"weight_decay": 0.05}
+
 METHODS: dict[str, Method] = {
     "ce": Method(CrossEntropy, "CE entropy", published="CE"),
     "infonce": Method(InfoNce, "InfoNCE 1/|e|", published="InfoNCE"),
@@ -71,8 +75,20 @@ METHODS: dict[str, Method] = {
     "knn": Method(KnnDistance, "kNN distance", trains=False),
     "leverage": Method(Leverage, "Leverage", trains=False),
     "pvu": Method(PvuHead, "PVU ranking head", target="probe"),
-    "probe-loss": Method(PredictedLoss, "Probe loss, all pairs", {"hidden": 256, "dropout": 0.7}, target="probe"),
-    "retrieval": Method(PredictedLoss, "Retrieval loss", {"hidden": 256, "dropout": 0.7}, target="retrieval"),
+    "probe-loss": Method(PredictedLoss, "Probe loss, all pairs", WIDE, REGULAR, target="probe"),
+    "retrieval-loss": Method(PredictedLoss, "Retrieval loss, all pairs", WIDE, REGULAR, target="retrieval"),
+    "retrieval-mse": Method(PredictedLoss, "Retrieval error", ERROR, REGULAR, target="retrieval-error"),
+    "retrieval-layers": Method(
+        PredictedLoss, "Retrieval error, layers", ERROR, REGULAR, "retrieval-error", layers=True
+    ),
+    "retrieval": Method(
+        PredictedLoss,
+        "Retrieval error, layers, 4 heads",
+        {**ERROR, "members": 4},
+        REGULAR,
+        target="retrieval-error",
+        layers=True,
+    ),
 }
 
 

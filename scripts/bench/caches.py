@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +12,13 @@ from PIL import Image
 from models.augment import Augmentation
 from models.datasets import Dataset, limited_index, open_dataset, select
 from models.degrade import degrade
+from models.methods.fit import Examples, side_by_side
 from models.representations import Representations, cache_representations, load_representations
 from models.targets import TARGETS
 from scripts.bench.plan import DEGRADED, JITTER, KINDS, MIN_SCALE, SEVERITIES, VIEWS, Entrant, Plan
 from uncertainty.neighbours import nearest_neighbour
 
-TRAIN = "train"
+Array = TypeVar("Array", NDArray[np.float32], NDArray[np.int64])
 
 
 def make_caches(plan: Plan, entrant: Entrant, workers: int, device: str) -> None:
@@ -35,8 +37,9 @@ def make_caches(plan: Plan, entrant: Entrant, workers: int, device: str) -> None
             device=device,
         )
 
-    train = open_dataset(entrant.train)
-    cache(TRAIN, train, limited_index(len(train), plan.limit), plan.views)
+    for name, spec in zip(plan.train_caches(entrant.name), entrant.train, strict=True):
+        train = open_dataset(spec)
+        cache(name, train, limited_index(len(train), plan.limit), plan.views)
     for data in plan.sets:
         whole = open_dataset(data.spec)
         index = limited_index(len(whole), plan.limit)
@@ -78,10 +81,20 @@ def open_cache(plan: Plan, entrant: Entrant, name: str) -> Representations:
     return load_representations(plan.cache(entrant.name, name), entrant.backbone.hash)
 
 
-def target_losses(plan: Plan, entrant: Entrant, target: str) -> NDArray[np.float32]:
-    """The losses (1 + k, n) that a head is to predict on the training cache, computed once and kept beside it."""
-    path = plan.cache(entrant.name, TRAIN) / f"target-{target}.npy"
-    return _kept(path, lambda: TARGETS[target](open_cache(plan, entrant, TRAIN), entrant.backbone))
+def examples(plan: Plan, entrant: Entrant, layers: bool, target: str | None) -> Examples:
+    """What methods are trained on behind a backbone, with the losses to predict where there is a `target`."""
+    parts = []
+    for name in plan.train_caches(entrant.name):
+        cached = open_cache(plan, entrant, name)
+        losses = target_losses(plan, entrant, name, target) if target else None
+        parts.append(Examples(cached.features if layers else cached.views, cached.labels, losses))
+    return side_by_side(parts)
+
+
+def target_losses(plan: Plan, entrant: Entrant, name: str, target: str) -> NDArray[np.float32]:
+    """The losses (1 + k, n) that a head is to predict on a training cache, computed once and kept beside it."""
+    path = plan.cache(entrant.name, name) / f"target-{target}.npy"
+    return _kept(path, lambda: TARGETS[target](open_cache(plan, entrant, name), entrant.backbone))
 
 
 def own_neighbours(plan: Plan, entrant: Entrant, name: str) -> NDArray[np.int64]:
@@ -90,7 +103,7 @@ def own_neighbours(plan: Plan, entrant: Entrant, name: str) -> NDArray[np.int64]
     return _kept(path, lambda: nearest_neighbour(np.asarray(open_cache(plan, entrant, name).clean, np.float32))[0])
 
 
-def _kept[Array: NDArray[np.float32] | NDArray[np.int64]](path: Path, make: Callable[[], Array]) -> Array:
+def _kept(path: Path, make: Callable[[], Array]) -> Array:
     """The array in a file, which is made where it is not there, and never left half-written."""
     if not path.is_file():
         partial = path.with_name(f".{path.name}.partial.npy")

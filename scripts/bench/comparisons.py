@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from models.methods.registry import METHODS
 from scripts.bench import published
 from scripts.bench.standings import Results, Standing, backbones, headline_sets, standings
-from scripts.bench.tables import ABSENT, Column, bounds, figures, number, table
+from scripts.bench.tables import ABSENT, Column, bounds, figures, joined, number, table
 from uncertainty import metrics
 from uncertainty.bootstrap import cluster_bootstrap
 
 Here = Mapping[str, Mapping[str, Standing]]  # by backbone and method
 
 DIFFERENT = (
-    "The published backbones are larger, trained on ImageNet-1k or 21k before or together with the method, and judged "
-    "on CUB, CARS and SOP; here the backbones are frozen and small, and the sets are those above: the order of methods may "
-    "be compared, the size of figures only with care."
+    "Data, backbones and training differ: the published models were trained on ImageNet-1k or 21k and judged on CUB, "
+    "CARS and SOP, those here are the frozen backbones and the sets above, so that the order of methods may be "
+    "compared, but hardly the size of a figure."
 )
 VERDICTS = (
     (0.75, "reproduced"),
@@ -36,6 +36,7 @@ def published_section(results: Results) -> str:
     if not here:
         return ""
     parts = [
+        "## Published figures beside these",
         f"{DIFFERENT} Figures here are means over the reported sets, behind the backbone that a column names.",
         f"{published.URL}, means over three seeds:",
         url_table(here),
@@ -47,7 +48,7 @@ def published_section(results: Results) -> str:
         "Single figures:",
         single_table(here),
     ]
-    return "\n\n".join(["## Published figures beside these", *(part for part in parts if part)])
+    return joined(parts)
 
 
 def _by_method(found: Sequence[Standing]) -> dict[str, Standing]:
@@ -97,7 +98,8 @@ def sizes_table(here: Here) -> str:
     rows = {f"{size}, published": (row.r_auroc, row.recall_at_1) for size, row in published.PVU_SIZES.items()}
     for name, found in here.items():
         rows[f"{name}, here"] = _figure(found, "pvu", "r_auroc"), _figure(found, "pvu", "recall_at_1")
-    columns = [figures(title, [row[place] for row in rows.values()]) for place, title in enumerate(("R-AUROC", "R@1"))]
+    titles = enumerate(("R-AUROC", "R@1"))
+    columns = [figures(title, [row[place] for row in rows.values()], best=None) for place, title in titles]
     return table("backbone", list(rows), columns)
 
 
@@ -128,7 +130,7 @@ def single_table(here: Here) -> str:
     for backbone, found in here.items():
         cells = [number(_figure(found, method, key)) if method else _best(found, key) for _, method, key in rows]
         columns.append(Column(f"{backbone}, here", tuple(cells)))
-    columns.append(Column("source", tuple(figure.source for figure, _, _ in rows)))
+    columns.append(Column("source", tuple(figure.source for figure, _, _ in rows), words=True))
     return table("figure", [figure.of for figure, _, _ in rows], columns)
 
 
@@ -154,12 +156,15 @@ def human_section(results: Results, images: Mapping[str, str]) -> str:
     columns.append(Column("runs", tuple(str(len(group)) for group in groups.values())))
     intro = (
         "Each run is a point: its R-AUROC, and the Spearman of its uncertainty with the entropy of people's votes. "
-        "R-AUROC is that of the set with votes, as in the published plot, or the mean over all other sets, which is harder. "
-        "Intervals resample methods, since the runs of one are no independent draws."
+        "R-AUROC is that of the set with votes, as in the published plot, or the mean over all sets without, which is "
+        "harder. Intervals resample methods, since the runs of one are no independent draws."
     )
-    verdicts = "\n".join(f"- {verdict(results['human'][f'spearman_{key}'], title)}" for key, title in titles.items())
-    parts = ["## R-AUROC and human agreement", intro, images["human"], table("runs behind", list(groups), columns)]
-    return "\n\n".join([*parts, f"{verdicts}\n\nSource of the published figure: {published.HUMAN_CORRELATION.source}."])
+    defined = {title: results["human"].get(f"spearman_{key}") for key, title in titles.items()}
+    verdicts = "\n".join(f"- {verdict(value, title)}" for title, value in defined.items() if value is not None)
+    found = table("runs behind", list(groups), columns)
+    parts = ["## R-AUROC and human agreement", intro, images.get("human", ""), found, verdicts]
+    known = published.HUMAN_CORRELATION
+    return joined([*parts, f"Published: {number(known.value, 2)}, {known.of}: {known.source}."])
 
 
 def verdict(spearman: float, title: str) -> str:
@@ -171,7 +176,7 @@ def verdict(spearman: float, title: str) -> str:
 
 def _correlations(human: Mapping[str, Any], title: str, key: str, groups: Mapping[str, Sequence[Any]]) -> Column:
     """Spearman of all runs, with an interval over resampled methods, and of those behind each backbone."""
-    value = [human[f"spearman_{key}"], *(_correlation(group, key) for group in list(groups.values())[1:])]
+    value = [human.get(f"spearman_{key}", math.nan), *(_correlation(group, key) for group in list(groups.values())[1:])]
     return figures(title, value, best=None, notes=[_over_methods(group, key) for group in groups.values()])
 
 
@@ -191,10 +196,10 @@ def _spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
 
 
 def _over_methods(points: Sequence[Any], key: str) -> str:
-    """Interval of the rank correlation over resampled methods; nothing for a single one."""
+    """Interval of the rank correlation over resampled methods; nothing where there are too few."""
     first, second = _columns(points, key)
     methods, cluster = np.unique([point["method"] for point in points], return_inverse=True)
-    if methods.size < 2:
+    if methods.size < 2 or math.isnan(_spearman(first, second)):
         return ""
     found = cluster_bootstrap(lambda items: metrics.spearman(first[items], second[items]), cluster)
     return bounds(found.low, found.high)

@@ -95,7 +95,8 @@ def jittered(images: Tensor, generator: torch.Generator) -> Tensor:
     mean = bright.mean(dim=(1, 2, 3), keepdim=True)  # (b, 1, 1, 1)
     contrasted = mean + contrast * (bright - mean)
     grey = contrasted.mean(dim=1, keepdim=True)  # (b, 1, h, w)
-    return (grey + saturation * (contrasted - grey)).clamp(0, 1)
+    coloured: Tensor = grey + saturation * (contrasted - grey)
+    return coloured.clamp(0, 1)
 
 
 def unit_range(images: NDArray[np.uint8]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +29,16 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Entrant:
-    """A frozen backbone, and the spec of the images that methods are trained on behind it."""
+    """A frozen backbone, and specs of the images that methods are trained on behind it, each with classes of its own."""
 
     name: str
     folder: Path
-    train: str
+    train: tuple[str, ...]
 
-    @cached_property
+    @property
     def backbone(self) -> Backbone:
-        """The backbone, loaded once."""
-        return load_backbone(self.folder)
+        """The backbone, loaded once in a process."""
+        return _load(self.folder)
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,10 @@ class Plan:
         """Folder of the representations of a set behind a backbone."""
         return self.out / "caches" / entrant / name
 
+    def train_caches(self, entrant: str) -> list[str]:
+        """Names of the caches of a backbone's training images, one for each spec."""
+        return [f"train-{number}" for number in range(len(self.entrant(entrant).train))]
+
     def run_folder(self, run: Run) -> Path:
         """Folder of a run's figures and scores."""
         return self.out / "runs" / run.key
@@ -121,3 +125,8 @@ class Plan:
             for method in self.scaled:
                 for images in self.scaling:
                     yield Run(self.entrants[0].name, method, seed, images)
+
+
+@cache
+def _load(folder: Path) -> Backbone:
+    return load_backbone(folder)

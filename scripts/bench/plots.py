@@ -3,6 +3,7 @@
 Colours are those of Okabe and Ito, which people with any common colour vision can tell apart.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from models.methods.registry import METHODS
 from scripts.bench.standings import FAMILIES, Results, Standing, backbones, family, headline_sets, shipped, standings
+from scripts.bench.tables import number
 from scripts.bench.trends import CONFLICT, CURVED, by_epoch, by_images
 
 BLACK, GREY, VERMILION = "#000000", "#BBBBBB", "#D55E00"
@@ -54,7 +56,7 @@ def bars(results: Results) -> Figure:
     ranked = {name: standings(results, name, headline_sets(results)) for name in names}
     height = 1.3 + 0.21 * max(len(found) for found in ranked.values())
     figure = Figure(figsize=(0.6 + 4.1 * len(names), height), layout="constrained")
-    axes = figure.subplots(1, len(names), squeeze=False)[0]
+    axes = figure.subplots(1, len(names), squeeze=False, sharex=True)[0]
     for panel, name in zip(axes, names, strict=True):
         _bar_panel(panel, ranked[name], shipped(results))
         panel.set_title(name, fontsize=10)
@@ -77,6 +79,7 @@ def _bar_panel(panel: Axes, ranked: Sequence[Standing], own: str | None) -> None
     for label, standing in zip(panel.get_yticklabels(), ranked, strict=True):
         label.set_fontweight("bold" if standing.method == own else "normal")
     panel.set(xlabel="mean R-AUROC", ylim=(len(ranked) - 0.4, -0.6))
+    panel.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     panel.grid(axis="x", color="#E5E5E5", linewidth=0.6)
     _quiet(panel)
 
@@ -86,19 +89,25 @@ def human(found: Mapping[str, Any]) -> Figure:
     points = found["points"]
     names = list(dict.fromkeys(point["backbone"] for point in points))
     marker = {name: MARKERS[place % len(MARKERS)] for place, name in enumerate(names)}
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for point in points:
+        groups.setdefault((family(point["method"]), point["backbone"]), []).append(point)
     figure = Figure(figsize=(10.5, 4.2), layout="constrained")
     titles = {"r_auroc": "R-AUROC on the set with votes", "r_auroc_elsewhere": "mean R-AUROC on the other sets"}
     for panel, (key, title) in zip(figure.subplots(1, 2, sharey=True), titles.items(), strict=True):
-        for point in points:
-            style = {"color": FAMILY_COLOURS[family(point["method"])], "marker": marker[point["backbone"]]}
-            panel.scatter(point[key], point["human_spearman"], s=26, alpha=0.75, linewidths=0, **style)
+        for (kind, name), group in groups.items():
+            x, y = zip(*((point[key], point["human_spearman"]) for point in group), strict=True)
+            panel.scatter(x, y, s=26, alpha=0.75, linewidths=0, color=FAMILY_COLOURS[kind], marker=marker[name])
+        panel.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         panel.axvline(0.5, color=GREY, linewidth=0.8, zorder=0)
         panel.axhline(0.0, color=GREY, linewidth=0.8, zorder=0)
         panel.set_xlabel(title)
-        panel.set_title(f"Spearman {found[f'spearman_{key}']:.2f}, {len(points)} runs", fontsize=10)
+        panel.set_title(
+            f"Spearman {number(found.get(f'spearman_{key}', math.nan), 2)}, {len(points)} runs", fontsize=10
+        )
         _quiet(panel)
     figure.axes[0].set_ylabel("human agreement (Spearman)")
-    present = {family(point["method"]) for point in points}
+    present = {kind for kind, _ in groups}
     handles = [Line2D([], [], color=c, marker="s", ls="", label=f) for f, c in FAMILY_COLOURS.items() if f in present]
     handles += [Line2D([], [], color="#333333", marker=marker[name], ls="", label=name) for name in names]
     figure.legend(handles=handles, loc="outside right center", fontsize=8, frameon=False)
@@ -117,12 +126,12 @@ def curves(results: Results, backbone: str) -> Figure:
             plain = {"color": GREY, "linewidth": 0.6, "alpha": 0.7}
             panel.plot(curve["coverage"], curve["risk"], **style.get(curve["method"], plain))
         panel.set_title(name, fontsize=10)
-        panel.set(xlabel="coverage", xlim=(0.0, 1.0), ylim=(0.0, None))
+        panel.set(xlabel="coverage", ylabel="share of wrong answers", xlim=(0.0, 1.0))
         _quiet(panel)
-    panels[0].set_ylabel("share of wrong answers")
     handles = [Line2D([], [], label=METHODS[method].label, **chosen) for method, chosen in style.items()]
-    handles.append(Line2D([], [], color=GREY, linewidth=0.6, label="other methods"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    if any(curve["method"] not in style for curve in found):
+        handles.append(Line2D([], [], color=GREY, linewidth=0.6, label="other methods"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=_beside(sets), fontsize=8, frameon=False)
     return figure
 
 
@@ -165,11 +174,10 @@ def scaling(results: Results) -> Figure:
         for place, (method, found) in enumerate(by_images(results, names).items()):
             _band(panel, list(found), list(found.values()), METHODS[method].label, place)
         panel.set_title(title, fontsize=10)
-        panel.set(xlabel="training images", xscale="log")
+        panel.set(xlabel="training images", ylabel="R-AUROC", xscale="log")
         _quiet(panel)
-    panels[0].set_ylabel("R-AUROC")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=_beside(sets), fontsize=8, frameon=False)
     return figure
 
 
@@ -183,14 +191,19 @@ def _band(panel: Axes, x: Sequence[int], by_seed: Sequence[NDArray[np.float64]],
 
 
 def _grid(count: int) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels, at most three in a row."""
-    columns = min(3, count)
+    """A figure of `count` panels in rows of two or three."""
+    columns = min(2 if count == 4 else 3, count)
     rows = -(-count // columns)
     figure = Figure(figsize=(3.7 * columns + 0.4, 2.9 * rows + 0.8), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for panel in axes[count:]:
         panel.set_axis_off()
     return figure, axes[:count]
+
+
+def _beside(sets: Sequence[str]) -> int:
+    """How many labels fit beside each other below the panels of some sets."""
+    return 2 if len(sets) == 1 else 4
 
 
 def _quiet(panel: Axes) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from models.methods.registry import METHODS
 from scripts.bench.intervals import REPETITIONS
 from scripts.bench.standings import Results, Standing, backbones, headline_sets, mean, set_names, shipped, standings
-from scripts.bench.tables import Column, bounds, figures, listed, number, table
+from scripts.bench.tables import Column, bounds, figures, joined, listed, number, table
 
 TITLES = {"jpeg": "JPEG"}
 LEGEND = f"""\
@@ -19,7 +19,8 @@ risk-coverage curve, lower is better. Wins: share of images that are less certai
 Kendall's tau-b between severity and uncertainty. Human: Spearman with the entropy of people's votes. Ambiguity AUROC: \
 images that people disagree on against those they agree on. OOD AUROC: the set's images against images like those the \
 backbone knows. Intervals (95 %) are of the mean over seeds, from {REPETITIONS} resamples of whole classes; spread is \
-the standard deviation over seeds of the mean R-AUROC. The best of a column is bold."""
+the standard deviation over seeds of the mean R-AUROC. The best of a column is bold. The \
+plot shows mean R-AUROC from chance up, its interval that of the sets' added in quadrature."""
 
 
 def methods_section(results: Results, images: Mapping[str, str]) -> str:
@@ -39,7 +40,7 @@ def methods_section(results: Results, images: Mapping[str, str]) -> str:
             found = standings(results, backbone, validation)
             columns = [*retrieval_columns(found, validation), _mean("mean AURC", found, "aurc", "low")]
             parts += ["Validation sets, which choices rest on:", table("method", _names(results, found), columns)]
-    return _joined("## Methods", [LEGEND, images.get("bars", "")], parts)
+    return joined(["## Methods", LEGEND, images.get("bars", ""), *parts]) if parts else ""
 
 
 def retrieval_columns(found: Sequence[Standing], sets: Sequence[str]) -> list[Column]:
@@ -98,7 +99,7 @@ def gallery_section(results: Results) -> str:
             aurc = [mean([rows[score, name]["aurc"] for name in headline]) for score in order]
             columns.append(figures("mean AURC", aurc, best="low"))
             parts += [f"### Scores behind {backbone}", table("score", order, columns)]
-    return _joined("## Gallery-aware scores", [_gallery_intro(results)], parts)
+    return joined(["## Gallery-aware scores", _gallery_intro(results), *parts]) if parts else ""
 
 
 def _gallery_intro(results: Results) -> str:
@@ -125,11 +126,11 @@ def leads_section(results: Results) -> str:
             parts.append("\n".join(_in_words(name, leads[name]) for name in sets))
     intro = (
         f"R-AUROC of {METHODS[own].label} less that of each other method, with the 95 % interval of the paired "
-        "difference over resampled classes. In italics: the interval includes zero, so that there is no telling which is better."
+        "difference over resampled classes. In italics: the interval includes zero, and neither is shown to be better."
         if own
         else ""
     )
-    return _joined("## Leads of the shipped method", [intro], parts)
+    return joined(["## Leads of the shipped method", intro, *parts]) if parts else ""
 
 
 def _lead(lead: Mapping[str, float]) -> str:
@@ -147,8 +148,8 @@ def _in_words(name: str, leads: Mapping[str, Mapping[str, float]]) -> str:
     }
     ahead = len(leads) - len(found["open"]) - len(found["behind"])
     text = f"- {name}: ahead of {ahead} of {len(leads)}"
-    text += f"; the interval includes zero against {listed(found['open'])}" if found["open"] else ""
-    return text + (f"; behind {listed(found['behind'])}" if found["behind"] else "") + "."
+    text += f"; the interval includes zero against: {'; '.join(found['open'])}" if found["open"] else ""
+    return text + (f"; behind: {'; '.join(found['behind'])}" if found["behind"] else "") + "."
 
 
 def _r_auroc(title: str, rows: Sequence[Mapping[str, Any]]) -> Column:
@@ -169,7 +170,3 @@ def _names(results: Results, found: Sequence[Standing]) -> list[str]:
 
 def _flagged(results: Results, name: str) -> str:
     return f"{name} (validation)" if name in set_names(results, validation=True) else name
-
-
-def _joined(heading: str, introduction: Sequence[str], parts: Sequence[str]) -> str:
-    return "\n\n".join(part for part in (heading, *introduction, *parts) if part) if parts else ""

@@ -11,7 +11,7 @@ from scripts.bench.comparisons import human_section, published_section
 from scripts.bench.plots import draw
 from scripts.bench.rankings import gallery_section, leads_section, methods_section
 from scripts.bench.standings import Results
-from scripts.bench.tables import Column, listed, number, table
+from scripts.bench.tables import Column, joined, listed, number, table
 from scripts.bench.trends import curves_section, scaling_section, trainable_section
 
 
@@ -20,6 +20,11 @@ def write_report(results: Results, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     drawn = draw(results, out / "plots")
     images = {name: f"![{name}]({path.relative_to(out).as_posix()})" for name, path in drawn.items()}
+    (out / "report.md").write_text(report(results, images), encoding="utf-8")
+
+
+def report(results: Results, images: Mapping[str, str]) -> str:
+    """The text, with each of the images, links by name, where it belongs."""
     sections = [
         "# Uncertainty bench",
         run_section(results),
@@ -32,7 +37,7 @@ def write_report(results: Results, out: Path) -> None:
         trainable_section(results, images),
         scaling_section(results, images),
     ]
-    (out / "report.md").write_text("\n\n".join(section for section in sections if section) + "\n", encoding="utf-8")
+    return joined(sections) + "\n"
 
 
 def run_section(results: Results) -> str:
@@ -40,15 +45,14 @@ def run_section(results: Results) -> str:
     command = results["command"].replace(" --", " \\\n    --")
     sets = results["sets"]
     roles = tuple("choosing" if each["validation"] else "reporting" for each in sets)
-    described = [_text("images", sets, "images"), _text("classes", sets, "classes"), Column("for", roles)]
-    return "\n\n".join(
-        [
-            f"## What was run\n\n```console\n$ {command}\n```",
-            "\n".join(f"- {line}" for line in [*_settings(results), *_unfinished(results)]),
-            table("backbone", [each["name"] for each in results["backbones"]], _backbone_columns(results["backbones"])),
-            table("set", [each["name"] for each in sets], described),
-        ]
-    )
+    described = [_text("images", sets, "images"), _text("classes", sets, "classes"), Column("for", roles, words=True)]
+    parts = [
+        f"## What was run\n\n```console\n$ {command}\n```",
+        "\n".join(f"- {line}" for line in [*_settings(results), *_unfinished(results)]),
+        table("backbone", [each["name"] for each in results["backbones"]], _backbone_columns(results["backbones"])),
+        table("set", [each["name"] for each in sets], described),
+    ]
+    return joined(parts)
 
 
 def _settings(results: Results) -> list[str]:
@@ -57,8 +61,8 @@ def _settings(results: Results) -> list[str]:
     choosing = [each["name"] for each in results["sets"] if each["validation"]]
     return [
         f"commit: {results['commit'] or 'unknown'}",
-        f"trainings: {settings['seeds']} seeds of each method behind each backbone, {settings['epochs']} epochs unless "
-        f"the method asks for others, {settings['views']} augmented views of each training image",
+        f"seeds of each method behind each backbone: {settings['seeds']}; epochs: {settings['epochs']}, unless the "
+        f"method asks for others; augmented views of each training image: {settings['views']}",
         f"degradations: {listed(list(settings['kinds']))}, each at severities {severities}, of {settings['sample']} "
         "images of each set",
         f"methods may be chosen on {listed(choosing) or 'no set'}; the other sets are only reported",
@@ -78,9 +82,10 @@ def _backbone_columns(rows: Sequence[Mapping[str, object]]) -> list[Column]:
         _text("dimension", rows, "dimension"),
         _text("its own training data", rows, "data"),
         _text("images that methods train on", rows, "train_images"),
-        Column("hash", tuple(str(row["hash"])[:19] for row in rows)),
+        Column("hash", tuple(str(row["hash"])[:19] for row in rows), words=True),
     ]
 
 
 def _text(title: str, rows: Sequence[Mapping[str, object]], key: str) -> Column:
-    return Column(title, tuple(f"{row[key]:,}" if isinstance(row[key], int) else str(row[key]) for row in rows))
+    counts = all(isinstance(row[key], int) for row in rows)
+    return Column(title, tuple(f"{row[key]:,}" if counts else str(row[key]) for row in rows), words=not counts)

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from models.heads import embed, predict
 from models.methods.base import Head, Sizes
-from models.methods.fit import CachedBatches, Examples, Schedule, fit
+from models.methods.fit import CachedBatches, Schedule, fit
 from models.methods.registry import METHODS, make_head
-from scripts.bench.caches import TRAIN, sampled_rows, open_cache, own_neighbours, target_losses
+from scripts.bench.caches import examples, sampled_rows, open_cache, own_neighbours
 from scripts.bench.plan import KINDS, SEVERITIES, DataSet, Entrant, Plan, Run
 from scripts.common import write_json
 from uncertainty import metrics, robustness
@@ -56,19 +56,19 @@ def perform(plan: Plan, run: Run) -> None:
 def trained(plan: Plan, entrant: Entrant, run: Run) -> Head:
     """A head of the run's method, trained on the backbone's training cache, or on `run.images` of its images."""
     method = METHODS[run.method]
-    cached = open_cache(plan, entrant, TRAIN)
-    features = cached.features if method.layers else cached.views
-    targets = target_losses(plan, entrant, method.target) if method.target else None
-    examples = Examples(features, cached.labels, targets)
+    learned = examples(plan, entrant, method.layers, method.target)
     if run.images:
-        examples = examples.rows(np.sort(np.random.default_rng(run.seed).permutation(cached.labels.size)[: run.images]))
+        chosen = np.random.default_rng(run.seed).permutation(learned.labels.size)[: run.images]
+        learned = learned.rows(np.sort(chosen))
     schedule = Schedule(**{"epochs": plan.epochs, **method.schedule, "seed": run.seed})
+    dimension = open_cache(plan, entrant, plan.train_caches(entrant.name)[0]).dimension
+    sizes = Sizes(dimension, learned.features.shape[2], int(learned.labels.max()) + 1)
     torch.manual_seed(run.seed)
-    head = make_head(run.method, Sizes(cached.dimension, features.shape[2], int(cached.labels.max()) + 1))
-    statistics = examples.clean(STATISTICS, run.seed)
+    head = make_head(run.method, sizes)
+    statistics = learned.clean(STATISTICS, run.seed)
     head.prepare(*statistics)
     if method.trains:
-        fit(head, CachedBatches(examples, schedule), schedule, surgery=method.surgery)
+        fit(head, CachedBatches(learned, schedule), schedule, surgery=method.surgery)
     head.finish(*statistics)
     return head
 

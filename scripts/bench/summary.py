@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.methods.registry import METHODS
-from scripts.bench.caches import TRAIN, open_cache
+from scripts.bench.caches import open_cache
 from scripts.bench.gallery import gallery_rows
 from scripts.bench.intervals import REPETITIONS, interval
 from scripts.bench.plan import KINDS, SEVERITIES, DataSet, Entrant, Plan, Run
@@ -51,7 +51,9 @@ def summary(plan: Plan, command: str, commit: str) -> dict[str, Any]:
         "backbones": [_backbone(plan, entrant) for entrant in plan.entrants],
         "sets": [_set(plan, data) for data in plan.sets],
         "methods": method_rows(plan),
-        "gallery": [row for entrant in plan.entrants for data in plan.sets for row in gallery_rows(plan, entrant, data)],
+        "gallery": [
+            row for entrant in plan.entrants for data in plan.sets for row in gallery_rows(plan, entrant, data)
+        ],
         "leads": {
             entrant.name: {data.name: leads(plan, entrant, SHIPPED, data) for data in plan.sets}
             for entrant in plan.entrants
@@ -64,13 +66,15 @@ def summary(plan: Plan, command: str, commit: str) -> dict[str, Any]:
 
 
 def _backbone(plan: Plan, entrant: Entrant) -> dict[str, Any]:
-    backbone, train = entrant.backbone, open_cache(plan, entrant, TRAIN)
+    backbone = entrant.backbone
+    train = [open_cache(plan, entrant, name) for name in plan.train_caches(entrant.name)]
     return {
         "name": entrant.name,
         "model": backbone.name,
         "parameters": sum(parameter.numel() for parameter in backbone.module.parameters()),
-        "dimension": train.dimension,
-        "train_images": int(train.labels.size),
+        "dimension": train[0].dimension,
+        "train": list(entrant.train),
+        "train_images": sum(int(each.labels.size) for each in train),
         "hash": backbone.hash,
         "data": backbone.training.get("data", "unknown"),
     }
@@ -153,7 +157,11 @@ def human_points(plan: Plan) -> dict[str, Any]:
             ]
     columns = {key: np.array([point[key] for point in points]) for key in ("r_auroc", "r_auroc_elsewhere")}
     human = np.array([point["human_spearman"] for point in points])
-    correlation = {f"spearman_{key}": metrics.spearman(values, human) for key, values in columns.items() if points}
+    correlation = {
+        f"spearman_{key}": metrics.spearman(values, human)
+        for key, values in columns.items()
+        if min(np.unique(values).size, np.unique(human).size) > 1  # of one run, it is undefined
+    }
     return {"points": points, **correlation}
 
 

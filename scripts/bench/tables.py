@@ -1,7 +1,7 @@
 """Markdown tables that GitHub renders: one line for each name, and the best figure of a column in bold."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,10 +10,11 @@ ABSENT = "-"
 
 @dataclass(frozen=True)
 class Column:
-    """Cells (n,) under a title."""
+    """Cells (n,) under a title; figures stand to the right, `words` to the left."""
 
     title: str
     cells: tuple[str, ...]
+    words: bool = False
 
 
 def figures(
@@ -38,7 +39,7 @@ def table(title: str, names: Sequence[str], columns: Sequence[Column]) -> str:
     lines = [[title, *(column.title for column in kept)]]
     lines += [[name, *(column.cells[row] for column in kept)] for row, name in enumerate(names)]
     text = ["| " + " | ".join(map(escaped, line)) + " |" for line in lines]
-    rule = "|---|" + "---:|" * len(kept)
+    rule = "|---|" + "".join("---|" if column.words else "---:|" for column in kept)
     return "\n".join([text[0], rule, *text[1:]])
 
 
@@ -55,6 +56,11 @@ def bounds(low: float, high: float, signed: bool = False) -> str:
 def listed(names: Sequence[str]) -> str:
     """Names in a sentence: a, b and c."""
     return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
+
+
+def joined(parts: Iterable[str]) -> str:
+    """Paragraphs, tables and images below each other, without the empty ones."""
+    return "\n\n".join(part for part in parts if part)
 
 
 def escaped(text: str) -> str:

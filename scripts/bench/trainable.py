@@ -6,8 +6,9 @@ judges, and the figures by epoch show whether it does.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,17 +65,25 @@ def trainable_runs(plan: Plan) -> Iterator[TrainableRun]:
 
 def trainable_finished(plan: Plan, run: TrainableRun) -> bool:
     """Whether the run's figures are there."""
-    return _figures(plan, run).is_file()
+    return figures_path(plan, run).is_file()
 
 
-def perform_trainable(plan: Plan, trainable: Trainable, run: TrainableRun) -> None:
-    """Train, judge every epoch, and write the figures when all is done."""
+def trainable_tasks(plan: Plan) -> list[Callable[[], None]]:
+    """What is still to be done, for any process to do."""
+    if plan.trainable is None:
+        return []
+    runs = [run for run in trainable_runs(plan) if not trainable_finished(plan, run)]
+    return [partial(perform_trainable, plan.trainable, run, figures_path(plan, run)) for run in runs]
+
+
+def perform_trainable(trainable: Trainable, run: TrainableRun, path: Path) -> None:
+    """Train, judge every epoch, and write the figures to `path` when all is done."""
     torch.set_num_threads(1)
     data = read_data(trainable)
     started = time.perf_counter()
     epochs = train_from_scratch(trainable, data, run)
     seconds = time.perf_counter() - started
-    write_json(_figures(plan, run), {"images": data.train.labels.size, "seconds": seconds, "epochs": epochs})
+    write_json(path, {"images": data.train.labels.size, "seconds": seconds, "epochs": epochs})
 
 
 def trainable_rows(plan: Plan) -> list[dict[str, Any]]:
@@ -85,7 +94,7 @@ def trainable_rows(plan: Plan) -> list[dict[str, Any]]:
     wrong there.
     """
     return [
-        {"method": run.method, "label": METHODS[run.method].label, "seed": run.seed, **_read(_figures(plan, run))}
+        {"method": run.method, "label": METHODS[run.method].label, "seed": run.seed, **_read(figures_path(plan, run))}
         for run in trainable_runs(plan)
         if trainable_finished(plan, run)
     ]
@@ -115,10 +124,12 @@ def train_from_scratch(trainable: Trainable, data: Data, run: TrainableRun) -> l
     """Train backbone and head together, and judge them after every epoch.
 
     All methods have one schedule: what the registry changes of it is for heads behind a frozen backbone. PCGrad acts on
-    all parameters; on those that only one of its losses reaches it changes little.
+    all parameters, as in arXiv:2001.06782; whether gradients conflict is decided by those that both losses reach.
     """
     torch.manual_seed(run.seed)
-    made = create_backbone(trainable.model, classes=(), args=trainable.args, preprocessing=Preprocessing(trainable.size))
+    made = create_backbone(
+        trainable.model, classes=(), args=trainable.args, preprocessing=Preprocessing(trainable.size)
+    )
     backbone = PreLogits(made.module)
     head = new_head(run.method, backbone, data.train)
     schedule = Schedule(trainable.epochs, trainable.batch_size, trainable.learning_rate, seed=run.seed)
@@ -169,9 +180,9 @@ def judged(head: Head, backbone: nn.Module, data: Data) -> dict[str, float]:
 
 
 def classified(head: Head, features: Tensor, seen: Pixels) -> dict[str, float]:
-    """Accuracy on features (n, d), and how well uncertainty tells wrong from right; nothing for a head that has no classes."""
+    """Accuracy on features (n, d), and how uncertainty tells wrong from right; nothing for a head without classes."""
     with torch.inference_mode():
-        scores = [class_scores(head, rows) for rows in features.split(BLOCK)]
+        scores = [class_scores(head, rows) for rows in torch.split(features, BLOCK)]
     predicted = [each.argmax(dim=1) for each in scores if each is not None]
     if not predicted:
         return {}
@@ -187,7 +198,8 @@ def class_scores(head: Head, features: Tensor) -> Tensor | None:
     return head.logits(features) if isinstance(head, LossPrediction) else None
 
 
-def _figures(plan: Plan, run: TrainableRun) -> Path:
+def figures_path(plan: Plan, run: TrainableRun) -> Path:
+    """Where a run's figures are kept."""
     return plan.out / "trainable" / run.method / str(run.seed) / FIGURES
 
 

@@ -19,7 +19,7 @@ def fitted_head(method: str, examples: Examples, sizes: Sizes, seed: int = 0) ->
     head = make_head(method, sizes)
     statistics = examples.clean(1000, seed)
     head.prepare(*statistics)
-    schedule = Schedule(epochs=3, batch_size=24, learning_rate=1e-2, seed=seed)
+    schedule = Schedule(epochs=10, batch_size=24, seed=seed)
     if METHODS[method].trains:
         fit(head, CachedBatches(examples, schedule), schedule, surgery=METHODS[method].surgery)
     head.eval().finish(*statistics)

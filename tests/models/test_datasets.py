@@ -7,7 +7,15 @@ import pytest
 import torchvision
 from PIL import Image
 
-from models.datasets import DatasetError, concatenate, limited_index, open_dataset, select, select_classes
+from models.datasets import (
+    UNLABELLED,
+    DatasetError,
+    concatenate,
+    limited_index,
+    open_dataset,
+    select,
+    select_classes,
+)
 from models.images import ImageLimits, decode_image
 from tests.offline import CLASSES, encoded, packed_dataset, pictures, write_folder, write_packed
 
@@ -53,6 +61,26 @@ def test_a_folder_ignores_what_is_no_image_and_looks_into_deeper_folders(tmp_pat
     numbered(1)[0].save(tmp_path / "dogs" / "b.png")
 
     assert open_dataset(str(tmp_path)).labels.tolist() == [0, 1]
+
+
+def test_images_without_sub_folders_are_of_one_class(tmp_path: Path) -> None:
+    for image in numbered(3):
+        image.save(tmp_path / f"{2 - red(image)}.png")
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "empty").mkdir()
+
+    dataset = open_dataset(str(tmp_path))
+
+    assert dataset.classes == UNLABELLED == ("images",)
+    assert dataset.labels.tolist() == [0, 0, 0]
+    assert [red(dataset.image(i)) for i in range(3)] == [2, 1, 0]
+
+
+def test_images_beside_class_folders_are_left_out(tmp_path: Path) -> None:
+    write_folder(tmp_path, numbered(2), np.arange(2))
+    numbered(1)[0].save(tmp_path / "loose.png")
+
+    assert len(open_dataset(str(tmp_path))) == 2
 
 
 def test_packed_images_are_read_in_order(tmp_path: Path) -> None:
@@ -112,6 +140,35 @@ def test_a_list_in_a_file_chooses_classes(tmp_path: Path) -> None:
     assert [(red(dataset.image(i)), int(dataset.labels[i])) for i in range(2)] == [(0, 1), (5, 0)]
 
 
+def test_positions_in_a_file_choose_images_and_their_classes(tmp_path: Path) -> None:
+    splits = tmp_path / "splits.json"
+    splits.write_text(json.dumps({"held": [5, 0, 3], "nested": [2]}))
+
+    dataset = open_dataset(f"{six(tmp_path)}@{splits}#held")
+
+    assert [red(dataset.image(i)) for i in range(3)] == [5, 0, 3]
+    assert dataset.classes == (CLASSES[0], CLASSES[3], CLASSES[5])
+    assert dataset.labels.tolist() == [2, 0, 1]
+
+
+def test_selections_follow_one_another(tmp_path: Path) -> None:
+    splits = tmp_path / "splits.json"
+    splits.write_text(json.dumps({"held": [2, 1]}))
+
+    dataset = open_dataset(f"{six(tmp_path)}@2-5@{splits}#held")
+
+    assert [red(dataset.image(i)) for i in range(2)] == [4, 3]
+    assert dataset.classes == (CLASSES[3], CLASSES[4])
+
+
+@pytest.mark.parametrize("held", [[], [6], [-1], [0, 1.5], ["amber"]])
+def test_positions_that_are_none_are_refused(held: list[object], tmp_path: Path) -> None:
+    (tmp_path / "splits.json").write_text(json.dumps({"held": held}))
+
+    with pytest.raises(DatasetError, match="#held: expected positions of images, from 0 to 5"):
+        open_dataset(f"{six(tmp_path)}@{tmp_path}/splits.json#held")
+
+
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
@@ -122,6 +179,7 @@ def test_a_list_in_a_file_chooses_classes(tmp_path: Path) -> None:
         ("1,0-2", "do not overlap"),
         ("{folder}/none.json:held", "none.json does not exist"),
         ("{folder}/splits.json:missing", "has no list 'missing', but held"),
+        ("{folder}/splits.json#missing", "has no list 'missing', but held"),
         ("{folder}/splits.json:held", "no such classes in the data: mauve"),
     ],
 )

@@ -9,7 +9,15 @@ import torch
 from torch.nn import functional as F
 
 from models.representations import Representations
-from models.targets import TARGETS, TargetError, classification_loss, probe_loss, retrieval_loss
+from models.targets import (
+    TARGETS,
+    TargetError,
+    classification_loss,
+    instance_loss,
+    probe_loss,
+    retrieval_error,
+    retrieval_loss,
+)
 from tests.offline import CLASSES, tiny_backbone
 
 
@@ -35,19 +43,25 @@ def random_cache(images: int, views: int, seed: int, classes: int = 4, dimension
     return cache(values.astype(np.float32), labels)
 
 
-def retrieval_loss_by_loop(cached: Representations, k: int, temperature: float) -> np.ndarray[Any, Any]:
-    def unit(vector: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return vector.astype(np.float64) / np.linalg.norm(vector.astype(np.float64))
+def unit(vector: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return vector.astype(np.float64) / np.linalg.norm(vector.astype(np.float64))
 
+
+def nearest_others(cached: Representations, number: int, query: int, k: int) -> list[tuple[float, int]]:
+    """Cosine and index of the k clean images nearest to a view, without its own, nearest first."""
+    found = [
+        (float(unit(cached.views[number, query]) @ unit(cached.views[0, other])), other)
+        for other in range(len(cached.labels))
+        if other != query
+    ]
+    return sorted(found, key=lambda pair: (-pair[0], pair[1]))[:k]
+
+
+def retrieval_loss_by_loop(cached: Representations, k: int, temperature: float) -> np.ndarray[Any, Any]:
     losses = np.empty(cached.views.shape[:2])
     for number in range(len(cached.views)):
         for query in range(len(cached.labels)):
-            found = [
-                (float(unit(cached.views[number, query]) @ unit(cached.views[0, other])), other)
-                for other in range(len(cached.labels))
-                if other != query
-            ]
-            nearest = sorted(found, key=lambda pair: (-pair[0], pair[1]))[:k]
+            nearest = nearest_others(cached, number, query, k)
             weights = [math.exp(cosine / temperature) for cosine, _ in nearest]
             same = [
                 w
@@ -69,6 +83,74 @@ def test_retrieval_loss_is_the_loop_over_the_nearest_others(k: int, temperature:
     assert found.dtype == np.float32
     assert np.allclose(found, retrieval_loss_by_loop(cached, k, temperature), atol=1e-4)
     assert found.std() > 0.1
+
+
+def retrieval_error_by_loop(cached: Representations, k: int, rate: float) -> np.ndarray[Any, Any]:
+    errors = np.empty(cached.views.shape[:2])
+    for number in range(len(cached.views)):
+        for query in range(len(cached.labels)):
+            wrong, total, missed = 0.0, 0.0, 1.0
+            for _, other in nearest_others(cached, number, query, k):
+                total += rate * missed
+                wrong += rate * missed * (cached.labels[other] != cached.labels[query])
+                missed *= 1 - rate
+            errors[number, query] = wrong / total
+    return errors
+
+
+@pytest.mark.parametrize("k", [1, 5, 39, 100])
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_retrieval_error_is_the_loop_over_the_nearest_others(k: int, rate: float) -> None:
+    cached = random_cache(images=40, views=3, seed=k)
+
+    found = retrieval_error(cached, k=k, rate=rate)
+
+    assert found.shape == (3, 40)
+    assert found.dtype == np.float32
+    assert np.allclose(found, retrieval_error_by_loop(cached, k, rate), atol=1e-5)
+    assert found.std() > 0.1
+
+
+def test_retrieval_error_is_the_share_of_random_galleries_that_answer_wrong() -> None:
+    cached, rng = random_cache(images=12, views=1, seed=3), np.random.default_rng(0)
+    order = [[other for _, other in nearest_others(cached, 0, query, 11)] for query in range(12)]
+    wrong, answered = np.zeros(12), np.zeros(12)
+
+    for kept in rng.random((4000, 12)) < 0.3:
+        for query in range(12):
+            answer = next((other for other in order[query] if kept[other]), None)
+            answered[query] += answer is not None
+            wrong[query] += answer is not None and cached.labels[answer] != cached.labels[query]
+
+    assert retrieval_error(cached, rate=0.3)[0] == pytest.approx(wrong / answered, abs=0.04)
+
+
+@pytest.mark.parametrize("k", [1, 4, 100])
+def test_instance_loss_is_the_loop_over_the_other_views_of_all_images(k: int) -> None:
+    cached = random_cache(images=15, views=3, seed=k)
+    expected = np.empty((3, 15))
+    for number, query in np.ndindex(3, 15):
+        gallery = [0] if number else [1, 2]  # an augmented view among the clean ones, a clean one among the augmented
+        found = [
+            (float(unit(cached.views[number, query]) @ unit(cached.views[view, image])), image == query)
+            for view in gallery
+            for image in range(15)
+        ]
+        nearest = sorted(found, key=lambda pair: -pair[0])[:k]
+        total = sum(math.exp(cosine / 0.1) for cosine, _ in nearest)
+        own = sum(math.exp(cosine / 0.1) for cosine, is_own in nearest if is_own)
+        expected[number, query] = -math.log(max(own / total, 1e-3))
+
+    found_losses = instance_loss(cached, k=k)
+
+    assert found_losses.dtype == np.float32
+    assert np.allclose(found_losses, expected, atol=1e-4)
+    assert np.array_equal(found_losses, instance_loss(replace(cached, labels=cached.labels[::-1]), k=k))
+
+
+def test_instances_are_told_apart_by_augmented_views_alone() -> None:
+    with pytest.raises(TargetError, match="needs augmented views; cache the images with --views 3"):
+        instance_loss(random_cache(images=5, views=1, seed=0))
 
 
 def test_an_image_does_not_find_itself() -> None:
@@ -119,6 +201,59 @@ def test_half_precision_caches_give_nearly_the_same_targets() -> None:
     half = cache(cached.views.astype(np.float16), cached.labels)
 
     assert np.allclose(retrieval_loss(half), retrieval_loss(cached), atol=0.05)
+
+
+def instance_loss_by_loop(cached: Representations, k: int, temperature: float) -> np.ndarray[Any, Any]:
+    views = cached.views.astype(np.float64)
+    views /= np.linalg.norm(views, axis=2, keepdims=True)
+    number_of_views, images = views.shape[:2]
+    losses = np.empty((number_of_views, images))
+    for number in range(number_of_views):
+        searched = range(1, number_of_views) if number == 0 else [0]
+        for query in range(images):
+            found = [
+                (float(views[number, query] @ views[other, image]), other, image)
+                for other in searched
+                for image in range(images)
+            ]
+            nearest = sorted(found, key=lambda each: (-each[0], each[1], each[2]))[:k]
+            weights = [math.exp(cosine / temperature) for cosine, _, _ in nearest]
+            own = [w for w, (_, _, image) in zip(weights, nearest, strict=True) if image == query]
+            losses[number, query] = -math.log(max(sum(own) / sum(weights), 1e-3))
+    return losses
+
+
+@pytest.mark.parametrize("k", [1, 5, 39, 200])
+@pytest.mark.parametrize("views", [2, 4])
+def test_instance_loss_is_the_loop_over_the_nearest_of_all_images(k: int, views: int) -> None:
+    cached = random_cache(images=40, views=views, seed=k)
+
+    found = instance_loss(cached, k=k, temperature=0.1)
+
+    assert found.shape == (views, 40)
+    assert found.dtype == np.float32
+    assert np.allclose(found, instance_loss_by_loop(cached, k, 0.1), atol=1e-4)
+    assert found.std() > 0.1
+
+
+def test_an_image_whose_views_are_its_own_alone_loses_nothing_as_an_instance() -> None:
+    clean = np.eye(4, dtype=np.float32)
+    cached = cache(np.stack([clean, clean, clean[[1, 0, 2, 3]]]), np.zeros(4, dtype=np.int64))
+
+    losses = instance_loss(cached, k=2, temperature=0.01)
+
+    assert losses[1] == pytest.approx(0.0, abs=1e-3)
+    assert losses[2, :2] == pytest.approx(-math.log(1e-3), abs=1e-3)  # each finds the other
+    assert losses[0, :2] == pytest.approx(math.log(2), abs=1e-3)  # one of its own views, and one of the other's
+    assert losses[:, 2:] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_instances_have_no_labels_but_need_augmented_views() -> None:
+    cached = random_cache(images=20, views=2, seed=0)
+
+    assert np.array_equal(instance_loss(replace(cached, labels=np.zeros(20, dtype=np.int64))), instance_loss(cached))
+    with pytest.raises(TargetError, match="needs augmented views; cache the images with --views 3"):
+        instance_loss(replace(cached, features=cached.features[:1]))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
@@ -196,5 +331,8 @@ def test_targets_are_named_after_what_loses() -> None:
     backbone, cached = tiny_backbone(), random_cache(images=30, views=2, seed=0, classes=6, dimension=96)
 
     assert np.array_equal(TARGETS["retrieval"](cached, backbone), retrieval_loss(cached))
+    assert np.array_equal(TARGETS["retrieval-error"](cached, backbone), retrieval_error(cached))
+    assert np.array_equal(TARGETS["instance"](cached, backbone), instance_loss(cached))
     assert np.array_equal(TARGETS["probe"](cached, backbone), probe_loss(cached))
+    assert np.array_equal(TARGETS["instance"](cached, backbone), instance_loss(cached))
     assert np.array_equal(TARGETS["classification"](cached, backbone), classification_loss(cached, backbone))

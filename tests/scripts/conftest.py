@@ -11,6 +11,8 @@ from scripts import cache_representations, calibrate, train_backbone, train_head
 from tests.offline import TORCH, pictures, write_packed
 
 IN_TORCH = ["--device", TORCH, "--workers", "0"]
+POOLED = "retrieval-loss"  # a method that does without the statistics of layers
+SMALL = '{"hidden": 32, "dropout": 0.0}'
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,20 @@ def cached(trained: Stages) -> Stages:
 @pytest.fixture(scope="session")
 def with_head(cached: Stages) -> Stages:
     """With a head."""
-    arguments = [*cached.frozen, "--cache", cached.path("held-cache"), "--hidden", "32", "--batch-size", "36"]
-    train_head.main([*arguments, "--out", cached.path("head")])
+    arguments = [*cached.frozen, "--cache", cached.path("held-cache"), "--epochs", "20", "--batch-size", "36"]
+    train_head.main([*arguments, "--method", POOLED, "--options", SMALL, "--out", cached.path("head")])
     return cached
+
+
+@pytest.fixture(scope="session")
+def with_layers(trained: Stages) -> Stages:
+    """With caches of all layers, and a head that sees them."""
+    for name in ("held", "reference"):
+        arguments = [*trained.frozen, "--data", trained.path(f"{name}.npz"), "--out", trained.path(f"{name}-layers")]
+        cache_representations.main([*arguments, "--layers", "--views", "1", "--degraded", "0.5", *IN_TORCH])
+    arguments = [*trained.frozen, "--cache", trained.path("held-layers"), "--epochs", "5", "--batch-size", "36"]
+    train_head.main([*arguments, "--options", SMALL, "--out", trained.path("head-layers")])
+    return trained
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,9 @@ import pytest
 
 from models.backbone import load_backbone
 from models.calibration import CalibrationError, load_calibration
-from models.heads import load_head
+from models.heads import load_head, predict
 from models.representations import load_representations
 from scripts import calibrate
-from scripts.train_head import predict
 from tests.scripts.conftest import Stages
 from uncertainty.calibration import percentile
 from uncertainty.novelty import fit_novelty, novelty
@@ -62,3 +61,41 @@ def test_a_calibration_of_another_backbone_is_refused(calibrated: Stages) -> Non
 def test_a_folder_without_a_calibration_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="holds no calibration; make one with `candor calibrate`"):
         load_calibration(tmp_path, "sha256:any")
+
+
+def test_a_head_of_all_layers_is_calibrated_on_all_layers(with_layers: Stages, cached: Stages, tmp_path: Path) -> None:
+    arguments = [*with_layers.frozen, "--head", with_layers.path("head-layers"), "--cache", cached.path("train-cache")]
+    calibrate.main([*arguments, "--reference", with_layers.path("reference-layers"), "--out", str(tmp_path)])
+
+    backbone = load_backbone(with_layers.root / "backbone")
+    found = load_calibration(tmp_path, backbone.hash)
+    reference = load_representations(with_layers.root / "reference-layers", backbone.hash)
+    training = load_representations(with_layers.root / "train-cache", backbone.hash)
+    head = load_head(with_layers.root / "head-layers", backbone.hash).module
+    model = fit_novelty(np.asarray(training.clean, np.float64), training.labels)
+    shares = np.linspace(0, 1, 201)
+    assert np.allclose(found.uncertainty, np.quantile(predict(head, reference.features[0]), shares), rtol=1e-6)
+    pooled = np.asarray(reference.clean, np.float32)
+    assert np.allclose(found.novelty, np.quantile(novelty(model, pooled), shares), rtol=1e-6)
+    assert found.novelty_model.centroids.shape == (6, 96)
+
+
+def test_a_head_of_the_pooled_columns_is_calibrated_on_any_reference(
+    with_head: Stages, with_layers: Stages, calibrated: Stages, tmp_path: Path
+) -> None:
+    arguments = [*with_head.judged, "--cache", with_head.path("train-cache"), "--quantiles", "21"]
+    calibrate.main([*arguments, "--reference", with_layers.path("reference-layers"), "--out", str(tmp_path)])
+
+    backbone = load_backbone(with_head.root / "backbone")
+    found, expected = (load_calibration(path, backbone.hash) for path in (tmp_path, calibrated.root / "calibration"))
+    assert np.allclose(found.uncertainty, expected.uncertainty, rtol=1e-2)
+    assert np.allclose(found.novelty, expected.novelty, rtol=1e-2)
+
+
+def test_a_head_of_all_layers_needs_a_reference_of_all_layers(
+    with_layers: Stages, cached: Stages, tmp_path: Path
+) -> None:
+    arguments = [*with_layers.frozen, "--head", with_layers.path("head-layers"), "--cache", cached.path("train-cache")]
+
+    with pytest.raises(SystemExit, match="cache the reference with `candor cache-representations --layers`"):
+        calibrate.main([*arguments, "--reference", cached.path("reference-cache"), "--out", str(tmp_path)])

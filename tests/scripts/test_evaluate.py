@@ -11,11 +11,10 @@ from PIL import Image
 
 from models.backbone import load_backbone
 from models.datasets import Dataset, limited_index, open_dataset, select
-from models.heads import load_head
+from models.heads import embed, load_head, predict
 from models.preprocess import preprocess
 from models.representations import representer
-from scripts import evaluate
-from scripts.train_head import predict
+from scripts import evaluate, train_head
 from tests.offline import TORCH
 from tests.scripts.conftest import IN_TORCH, Stages
 from uncertainty import metrics
@@ -237,3 +236,51 @@ def test_a_set_without_a_name_or_a_place_is_a_usage_error(
         evaluate.main(arguments(with_head, tmp_path, "--data", data))
 
     assert "expected NAME=VALUE" in capsys.readouterr().err
+
+
+def judging(stages: Stages, head: str, out: Path) -> list[str]:
+    """Evaluate another head on the first of the data sets."""
+    judged = [*stages.frozen, "--head", head, "--data", f"odd={stages.path('test.npz')}", "--out", str(out)]
+    return [*judged, "--crops", str(CROPS), "--repetitions", "20", *IN_TORCH]
+
+
+def test_a_head_that_sees_all_layers_changes_its_own_figures_alone(
+    with_layers: Stages, results: dict[str, Any], direct: dict[str, Direct], tmp_path: Path
+) -> None:
+    evaluate.main(judging(with_layers, with_layers.path("head-layers"), tmp_path))
+
+    found = json.loads((tmp_path / "results.json").read_text())["data"]["odd"]
+    backbone = load_backbone(with_layers.root / "backbone")
+    dataset = direct["odd"].dataset
+    pixels = np.stack([preprocess(dataset.image(i), backbone.preprocessing) for i in range(len(dataset))])
+    features = representer(backbone, TORCH, layers=True)(torch.from_numpy(pixels))  # (n, f)
+    uncertainty = predict(load_head(with_layers.root / "head-layers", backbone.hash).module, features)
+    expected = metrics.r_auroc(uncertainty, direct["odd"].correct)
+    assert found["scores"]["head"]["r_auroc"] == pytest.approx(expected, abs=2e-3)
+    assert found["scores"]["head"]["r_auroc"] != pytest.approx(results["data"]["odd"]["scores"]["head"]["r_auroc"])
+    assert found["recall_at_1"] == results["data"]["odd"]["recall_at_1"]
+    for score in SCORES[1:]:
+        for key in ("r_auroc", "aurc", "crop_win_rate"):
+            expected = results["data"]["odd"]["scores"][score][key]
+            assert found["scores"][score][key] == pytest.approx(expected, abs=2e-3)
+
+
+def test_retrieval_is_by_the_embedding_that_the_head_learned(
+    with_head: Stages, direct: dict[str, Direct], tmp_path: Path
+) -> None:
+    arguments = [*with_head.frozen, "--cache", with_head.path("held-cache"), "--method", "losspred", "--epochs", "3"]
+    train_head.main([*arguments, "--options", '{"projection": 3}', "--out", str(tmp_path / "head")])
+    evaluate.main(judging(with_head, str(tmp_path / "head"), tmp_path))
+
+    backbone = load_backbone(with_head.root / "backbone")
+    head = load_head(tmp_path / "head", backbone.hash).module
+    unit = embed(head, direct["odd"].representation)  # (n, 3)
+    cosine = unit @ unit.T
+    np.fill_diagonal(cosine, -2.0)
+    labels = direct["odd"].dataset.labels
+    correct = labels[cosine.argmax(axis=1)] == labels
+    found = json.loads((tmp_path / "results.json").read_text())["data"]["odd"]
+    assert found["recall_at_1"] == pytest.approx(correct.mean())
+    assert abs(correct.mean() - direct["odd"].correct.mean()) > 0.03
+    expected = metrics.r_auroc(direct["odd"].scores["class_entropy"], correct)
+    assert found["scores"]["class_entropy"]["r_auroc"] == pytest.approx(expected, abs=2e-3)

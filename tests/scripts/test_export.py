@@ -14,11 +14,10 @@ from models.calibration import load_calibration
 from models.datasets import open_dataset
 from models.export import ExportError
 from models.graph import open_graph
-from models.heads import load_head
+from models.heads import load_head, predict
 from models.preprocess import preprocess
 from models.representations import representer
 from scripts import export
-from scripts.train_head import predict
 from tests.offline import TORCH
 from tests.scripts.conftest import Stages
 

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.backbone import BackboneError, load_backbone
+from models.bundle import DEFAULT_BUNDLE, load_bundle
 from models.preprocess import Preprocessing
 from scripts import import_backbone
 from tests.offline import tensors, tiny_backbone
@@ -89,6 +90,56 @@ def test_weights_that_do_not_fit_are_refused_by_name(weights: Path) -> None:
 def test_a_model_that_timm_does_not_know_is_refused(weights: Path) -> None:
     with pytest.raises(BackboneError, match="timm cannot build 'no_such_model'"):
         import_backbone.main(["no_such_model", "--weights", str(weights), "--out", str(weights.parent / "out")])
+
+
+def taken_from_bundle(out: Path, *more: str) -> Any:
+    import_backbone.main(["--bundle", str(DEFAULT_BUNDLE), "--out", str(out), *more])
+    return load_backbone(out)
+
+
+def test_a_bundle_says_itself_what_its_backbone_is(tmp_path: Path) -> None:
+    backbone = taken_from_bundle(tmp_path / "backbone")
+
+    bundle = load_bundle(DEFAULT_BUNDLE)
+    assert (backbone.name, backbone.preprocessing) == (bundle.manifest.backbone.name, bundle.preprocessing)
+    assert dict(backbone.args) == {"channels": (32, 64, 128, 256)}
+    assert backbone.classes == tuple(str(number) for number in range(160))
+    assert backbone.training["data"] == bundle.manifest.training.data
+    assert backbone.training["licence"] == bundle.manifest.training.licence
+    assert backbone.training["schedule"] == bundle.manifest.training.details["schedule"]
+
+
+def test_what_is_known_of_a_bundle_can_be_added(tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(f"n{number}" for number in range(160)))
+
+    backbone = taken_from_bundle(tmp_path / "b", "--classes", str(names), "--licence", "mine", "--size", "96")
+
+    assert backbone.classes[:2] == ("n0", "n1")
+    assert backbone.training["licence"] == "mine"
+    assert backbone.training["data"] == load_bundle(DEFAULT_BUNDLE).manifest.training.data
+    assert backbone.preprocessing.size == 96
+
+
+def test_another_number_of_classes_than_the_bundles_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="has 160 classes, not 200"):
+        taken_from_bundle(tmp_path / "backbone", "--classes", "200")
+
+
+def test_another_model_than_the_bundles_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="holds resnet18, not resnet50"):
+        taken_from_bundle(tmp_path / "backbone", "resnet50")
+
+
+@pytest.mark.parametrize("more", [["--bundle", "b", "--args", '{"a": 1}'], ["--weights", "w.pth"], ["--pretrained"]])
+def test_a_bundle_takes_no_arguments_and_all_else_needs_a_model(
+    more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        import_backbone.main([*more, "--out", "out"])
+
+    assert raised.value.code == 2
+    assert capsys.readouterr().err.rstrip().endswith(("are the bundle's own", "is needed without --bundle"))
 
 
 @pytest.mark.parametrize("more", [[], ["--pretrained", "--weights", "w.pth"], ["--weights", "w.pth", "--args", "[1]"]])

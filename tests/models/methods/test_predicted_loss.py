@@ -12,6 +12,7 @@ from models.methods.base import Batch, Head, PositiveScalar, Sizes, Standardise
 from models.methods.fit import CachedBatches, Schedule, fit
 from models.methods.predicted_loss import OBJECTIVES, PredictedLoss
 from models.methods.registry import METHODS, make_head
+from models.targets import TARGETS
 from tests.models.methods.problem import SIZES, batch, examples
 from tests.models.test_losses import hinge_by_loop
 from tests.offline import tiny_backbone
@@ -207,10 +208,12 @@ def test_it_is_one_network_of_the_published_depth_and_width_over_all_pairs_unles
     assert widths == [(13, 512), (512, 512), (512, 1)]
 
 
-@pytest.mark.parametrize("method", ["retrieval", "probe-loss"])
-def test_its_methods_are_trained_for_a_target_of_that_name(method: str) -> None:
-    assert isinstance(make_head(method, SIZES), PredictedLoss)
-    assert METHODS[method].target == method.removesuffix("-loss")
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.make is PredictedLoss])
+def test_each_of_its_methods_can_be_made_and_has_a_target_to_predict(method: str) -> None:
+    head = make_head(method, LAYERS)
+
+    assert METHODS[method].target in TARGETS
+    assert len(head.losses(batch(double=False))) == METHODS[method].options.get("members", 1)
 
 
 def test_an_objective_that_there_is_not_is_refused_by_name() -> None:

@@ -1,0 +1,1 @@
+"""What `candor fit` needs beside the other stages."""
