@@ -9,6 +9,7 @@ A folder that is already there is replaced, once the new graph has agreed with t
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     index = limited_index(len(dataset), options.images)
     images = np.stack([preprocess(dataset.image(int(i)), backbone.preprocessing) for i in index])  # (n, h, w, 3)
     head = load_head(options.head, backbone.hash)
+    noted = {"head": options.head_data, "licence": options.licence}
+    training = {**backbone.training, **{key: value for key, value in noted.items() if value}}
     bundle = export_bundle(
-        backbone,
+        replace(backbone, training=training),
         head.module,
         load_calibration(options.calibration, backbone.hash),
         images,
@@ -61,6 +64,8 @@ def _arguments() -> argparse.ArgumentParser:
     arguments.add_argument("--images", type=int, default=256, help="how many of them")
     arguments.add_argument("--evaluation", type=Path, help="results.json of an evaluation, to keep its figures")
     arguments.add_argument("--name", required=True, help="name of the bundle")
+    arguments.add_argument("--head-data", help="what the head was trained on, for the record")
+    arguments.add_argument("--licence", help="terms of the bundle, instead of those of the backbone")
     arguments.add_argument("--command", help="command to record instead of this one")
     arguments.add_argument("--out", type=Path, required=True, help="bundle folder to write; replaced as a whole")
     return arguments

@@ -27,10 +27,12 @@ from scripts.common import log_to_stderr, parser
 SPLITS = Path(__file__).parent / "splits" / "tiny-imagenet.json"
 DATA_NOTE = "Tiny-ImageNet, training shards 0-7, 160 classes (upstream of scripts/splits/tiny-imagenet.json)"
 BACKBONE = ["resnet18", "--args", '{"channels": [32, 64, 128, 256]}', "--size", "64"]
-HEAD = ["--method", "retrieval"]
+HEAD = ["--method", "retrieval-loss"]
 VIEWS = ["--min-scale", "0.08", "--degraded", "0.3"]
 EPOCHS = 28
 TERMS = "trained on Tiny-ImageNet: ImageNet terms, non-commercial research and education"
+HEAD_NOTE = "Tiny-ImageNet, training shards 8-9, the same classes; shard 9 again at 32 px; CUB-200-2011, classes 0-49"
+HEAD_TERMS = "trained on Tiny-ImageNet, its head on CUB-200-2011 too: non-commercial research and education"
 TEACHER_NOTE = "timm mobilenetv2_100 trained on ImageNet-1k (Apache-2.0), distilled at 160 px"
 
 Stage = tuple[str, Callable[[Sequence[str]], None], list[str]]
@@ -76,10 +78,12 @@ class Plan:
 
     def stages(self) -> list[Stage]:
         """(name, stage, arguments) in the order they run."""
-        held_out = self._set("train-[89]", "upstream")
         return [
             *([] if self._backbone else self._train_backbone()),
-            ("head cache", cache_representations.main, [*self._cache("head", held_out, views=5), *VIEWS]),
+            *(
+                (f"{name} cache", cache_representations.main, [*self._cache(name, spec, views=3), *VIEWS])
+                for name, spec in self._head_sets().items()
+            ),
             ("head", train_head.main, self._train_head()),
             ("evaluation", evaluate.main, self._evaluate()),
             ("class statistics", cache_representations.main, self._cache("train", self._set("train-[01]", "upstream"))),
@@ -109,11 +113,18 @@ class Plan:
         return [*arguments, "--out", self._path("backbone"), *self._limit, *self._compute]
 
     def _cache(self, name: str, spec: str, views: int = 0) -> list[str]:
-        arguments = [*self._frozen(), "--data", spec, "--views", str(views), "--layers"]
+        arguments = [*self._frozen(), "--data", spec, "--views", str(views)]
         return [*arguments, "--out", self._path(f"{name}-cache"), *self._limit, *self._compute]
 
     def _train_head(self) -> list[str]:
-        return [*self._frozen(), *HEAD, "--cache", self._path("head-cache"), "--out", self._path("head")]
+        caches = [part for name in self._head_sets() for part in ("--cache", self._path(f"{name}-cache"))]
+        return [*self._frozen(), *HEAD, *caches, "--out", self._path("head")]
+
+    def _head_sets(self) -> dict[str, str]:
+        """What the head learns from: photos the backbone was not trained on, small ones, and finer classes."""
+        sets = {"head": self._set("train-[89]", "upstream"), "head-small": f"{self._set('train-9', 'upstream')}~32"}
+        birds = self._data / "cub100" / "cub100-128px.npz"
+        return {**sets, "head-birds": f"{birds}@0-49"} if birds.is_file() else sets
 
     def _evaluate(self) -> list[str]:
         sets = {
@@ -139,6 +150,8 @@ class Plan:
         arguments = [*self._judged(), "--calibration", self._path("calibration")]
         arguments += ["--data", self._set("val", "validation"), "--name", self._out.name]
         arguments += ["--evaluation", self._path("evaluation/results.json")]
+        if "head-birds" in self._head_sets():
+            arguments += ["--head-data", HEAD_NOTE, "--licence", HEAD_TERMS]
         command = " ".join(["candor reproduce --epochs", str(self._epochs), *self._limit])
         return [*arguments, "--command", command, "--out", self._path("bundle")]
 

@@ -9,26 +9,34 @@ ends with the same weights as one that was not.
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from models.augment import Augmentation
 from models.backbone import classify, create_backbone, represent, save_backbone
-from models.datasets import Dataset, limited_index, open_dataset, select
+from models.datasets import limited_index, open_dataset, select
 from models.losses import cosine_distillation
 from models.preprocess import Preprocessing
-from models.representations import DESCRIPTION_FILE as CACHE_FILE
-from models.representations import Views, load_representations, view_batches
+from models.representations import Views, view_batches
 from models.schedule import warm_cosine
+from scripts.backbone_data import (
+    Images,
+    Schedule,
+    Teacher,
+    batches,
+    flipped,
+    load_teacher,
+    validation_images,
+    with_projection,
+)
 from scripts.common import (
     add_compute_arguments,
     command_line,
@@ -40,44 +48,6 @@ from scripts.common import (
 )
 
 CHECKPOINT = "checkpoint.pt"
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """What decides a run beside its model and data: equal schedules give equal weights."""
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    label_smoothing: float
-    teacher_weight: float
-    seed: int
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """Another backbone's representations of the same views: `views` (1 + k, n, d), `mean` and `scale` (d,)."""
-
-    hash: str
-    views: NDArray[np.floating]
-    augmentation: Augmentation
-    mean: Tensor
-    scale: Tensor
-
-    def targets(self, number: int, rows: NDArray[np.int64]) -> Tensor:
-        """(b, d) standardised representations of view `number` of the images in these rows."""
-        return (torch.from_numpy(self.views[number, rows].astype(np.float32)) - self.mean) / self.scale
-
-
-@dataclass(frozen=True)
-class Images:
-    """The images to train on: positions `index` (n,) of a data set, in the views of an augmentation."""
-
-    dataset: Dataset
-    index: NDArray[np.int64]
-    augmentation: Augmentation
-    preprocessing: Preprocessing
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -94,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         preprocessing=Preprocessing(options.size, options.crop_pct) if options.size else None,
         pretrained=options.pretrained,
     )
-    teacher = _load_teacher(options.teacher, select(dataset, index).fingerprint) if options.teacher else None
+    teacher = load_teacher(options.teacher, select(dataset, index).fingerprint) if options.teacher else None
     augmentation = teacher.augmentation if teacher else Augmentation(options.min_scale, options.jitter, schedule.seed)
     training = {
         "data": options.data_note or dataset.name,
@@ -111,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         schedule,
         options.out,
         teacher=teacher,
-        validation=_validation_images(options.validation, options.validation_limit, backbone.preprocessing),
+        validation=validation_images(options.validation, options.validation_limit, backbone.preprocessing),
         device=options.device,
         workers=options.workers,
     )
@@ -136,7 +106,7 @@ def train(
 
     Every random choice is drawn anew from (seed, epoch) or (seed, step), so the step count is all there is to remember.
     """
-    model = _with_projection(module, images.preprocessing, teacher).to(device).to(memory_format=torch.channels_last)
+    model = with_projection(module, images.preprocessing, teacher).to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     steps_per_epoch = max(1, images.index.size // schedule.batch_size)
     total = schedule.epochs * steps_per_epoch
@@ -146,13 +116,15 @@ def train(
         while step < total:
             epoch, skipped = divmod(step, steps_per_epoch)
             losses = []
-            for pixels, labels, targets in _batches(images, teacher, schedule, epoch, skipped, workers):
+            for pixels, labels, targets in batches(
+                images, teacher, schedule.seed, schedule.batch_size, epoch, skipped, workers
+            ):
                 torch.manual_seed(schedule.seed * 1_000_003 + step)
                 for group in optimizer.param_groups:
                     group["lr"] = schedule.learning_rate * warm_cosine(step, total)
                 model.train()
                 with torch.autocast(torch.device(device).type, torch.bfloat16):
-                    representation = represent(module, _flipped(pixels).to(device), images.preprocessing)  # (b, d)
+                    representation = represent(module, flipped(pixels).to(device), images.preprocessing)  # (b, d)
                     logits = classify(module, representation).float()  # (b, c)
                     loss = F.cross_entropy(logits, labels.to(device), label_smoothing=schedule.label_smoothing)
                     if targets is not None:
@@ -177,12 +149,6 @@ def train(
     return history
 
 
-def _flipped(pixels: Tensor) -> Tensor:
-    """Mirror each image (b, h, w, 3) with probability one half, which a teacher's representation hardly notices."""
-    mirrored = torch.rand(len(pixels)) < 0.5
-    return torch.where(mirrored[:, None, None, None], pixels.flip(2), pixels)
-
-
 def accuracy(module: nn.Module, images: Images, device: str, workers: int) -> float:
     """Top-1 accuracy of the classifier on clean views."""
     numbers = np.zeros(images.index.size, dtype=np.int64)
@@ -194,51 +160,6 @@ def accuracy(module: nn.Module, images: Images, device: str, workers: int) -> fl
             for pixels in view_batches(views, 128, workers)
         ]
     return float(np.mean(torch.cat(predicted).numpy() == images.dataset.labels[images.index]))
-
-
-def _batches(
-    images: Images, teacher: Teacher | None, schedule: Schedule, epoch: int, skipped: int, workers: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """The rest of an epoch after `skipped` batches: pixels (b, h, w, 3), labels (b,), the teacher's targets (b, d)."""
-    size = min(schedule.batch_size, images.index.size)
-    order = np.random.default_rng((schedule.seed, epoch)).permutation(images.index.size)
-    order = order[skipped * size : images.index.size // size * size]
-    number = 1 + epoch % (len(teacher.views) - 1) if teacher else 1 + epoch
-    numbers = np.full(order.size, number)
-    views = Views(images.dataset, images.index[order], numbers, images.augmentation, images.preprocessing)
-    for rows, pixels in zip(order.reshape(-1, size), view_batches(views, size, workers), strict=True):
-        labels = torch.from_numpy(images.dataset.labels[images.index[rows]])
-        yield pixels, labels, teacher.targets(number, rows) if teacher else None
-
-
-def _with_projection(module: nn.Module, preprocessing: Preprocessing, teacher: Teacher | None) -> nn.ModuleDict:
-    """The backbone and, for a teacher, a linear map from its representations to the teacher's."""
-    model = nn.ModuleDict({"backbone": module})
-    if teacher:
-        side = preprocessing.size
-        with torch.inference_mode():
-            example = represent(module.eval(), torch.zeros(1, side, side, 3, dtype=torch.uint8), preprocessing)
-        model["projection"] = nn.Linear(example.shape[1], teacher.views.shape[2])
-    return model
-
-
-def _load_teacher(folder: Path, fingerprint: str) -> Teacher:
-    cached = load_representations(folder, json.loads((folder / CACHE_FILE).read_text())["backbone_hash"])
-    if cached.description["fingerprint"] != fingerprint:
-        raise SystemExit(f"{folder} holds other images; cache the teacher on the same --data and --limit")
-    if len(cached.views) < 2:
-        raise SystemExit(f"{folder} has no augmented views; cache the teacher with --views 3 or so")
-    sample = torch.from_numpy(np.array(cached.views[1], dtype=np.float32))  # (n, d)
-    augmentation = Augmentation(**cached.description["augmentation"])
-    mean, scale = sample.mean(dim=0), sample.std(dim=0) + 1e-3
-    return Teacher(cached.description["backbone_hash"], cached.views, augmentation, mean, scale)
-
-
-def _validation_images(spec: str | None, limit: int | None, preprocessing: Preprocessing) -> Images | None:
-    if not spec:
-        return None
-    dataset = open_dataset(spec)
-    return Images(dataset, limited_index(len(dataset), limit), Augmentation(), preprocessing)
 
 
 def _made_from(images: Images, schedule: Schedule, teacher: Teacher | None) -> dict[str, Any]:

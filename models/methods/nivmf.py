@@ -48,8 +48,8 @@ def log_nivmf(points: Tensor, direction: Tensor, concentration: Tensor) -> Tenso
     """
     dimension = points.shape[-1]
     centre = concentration * direction  # K mu, (c, p)
-    kappa = centre.norm(dim=1)  # (c,)
+    kappa: Tensor = centre.norm(dim=1)  # (c,)
     length = (points.square() @ concentration.square().T).sqrt()  # |K z|, (..., c)
     cosine = points @ (concentration * centre).T / (length * kappa)  # (..., c)
     constant = log_normaliser(kappa, dimension) + concentration.log().sum(dim=1)  # (c,)
-    return constant + kappa * cosine - dimension * length.log()
+    return constant + kappa * cosine - length.log() * dimension

@@ -78,7 +78,7 @@ def degraded(dataset: Dataset, index: NDArray[np.int64]) -> Dataset:
 
 def open_cache(plan: Plan, entrant: Entrant, name: str) -> Representations:
     """The representations of a set behind a backbone."""
-    return load_representations(plan.cache(entrant.name, name), entrant.backbone.hash)
+    return load_representations(plan.cache(entrant.name, name), entrant.hash)
 
 
 def examples(plan: Plan, entrant: Entrant, layers: bool, target: str | None) -> Examples:

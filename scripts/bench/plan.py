@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from models.backbone import Backbone, load_backbone
+from models.methods.registry import METHODS
 
 SEVERITIES = (1 / 3, 2 / 3, 1.0)
 KINDS = ("crop", "blur", "noise", "jpeg")
@@ -39,6 +40,11 @@ class Entrant:
     def backbone(self) -> Backbone:
         """The backbone, loaded once in a process."""
         return _load(self.folder)
+
+    @property
+    def hash(self) -> str:
+        """The backbone's hash, computed once in a process."""
+        return _hash(self.folder)
 
 
 @dataclass(frozen=True)
@@ -113,11 +119,15 @@ class Plan:
         return self.out / "runs" / run.key
 
     def runs(self) -> Iterator[Run]:
-        """Every training of the comparison, seed by seed, so that an interrupted bench has the first seeds of all."""
+        """Every run of the comparison, seed by seed, so that an interrupted bench has the first seeds of all.
+
+        A method with nothing to train by chance has one run.
+        """
         for seed in range(self.seeds):
             for entrant in self.entrants:
                 for method in self.methods:
-                    yield Run(entrant.name, method, seed)
+                    if METHODS[method].trains or seed == 0:
+                        yield Run(entrant.name, method, seed)
 
     def scaling_runs(self) -> Iterator[Run]:
         """Trainings of some methods behind the first backbone on fewer images."""
@@ -130,3 +140,8 @@ class Plan:
 @cache
 def _load(folder: Path) -> Backbone:
     return load_backbone(folder)
+
+
+@cache
+def _hash(folder: Path) -> str:
+    return _load(folder).hash

@@ -122,8 +122,8 @@ def keep_split(split: Split, dataset: Dataset, seed: int, path: Path) -> None:
     }
     found = read_json(path)
     if found and found != content:
-        differing = ", ".join(key for key in content if found.get(key) != content[key])
-        raise FitError(f"{path} was made of another {differing}; choose another --out for these images")
+        differing = [key for key in ("data", "fingerprint", "seed") if found.get(key) != content[key]]
+        raise FitError(f"{path} was made with another {', '.join(differing or ['split'])}; choose another --out")
     write_json(path, content)
 
 

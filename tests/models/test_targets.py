@@ -125,34 +125,6 @@ def test_retrieval_error_is_the_share_of_random_galleries_that_answer_wrong() ->
     assert retrieval_error(cached, rate=0.3)[0] == pytest.approx(wrong / answered, abs=0.04)
 
 
-@pytest.mark.parametrize("k", [1, 4, 100])
-def test_instance_loss_is_the_loop_over_the_other_views_of_all_images(k: int) -> None:
-    cached = random_cache(images=15, views=3, seed=k)
-    expected = np.empty((3, 15))
-    for number, query in np.ndindex(3, 15):
-        gallery = [0] if number else [1, 2]  # an augmented view among the clean ones, a clean one among the augmented
-        found = [
-            (float(unit(cached.views[number, query]) @ unit(cached.views[view, image])), image == query)
-            for view in gallery
-            for image in range(15)
-        ]
-        nearest = sorted(found, key=lambda pair: -pair[0])[:k]
-        total = sum(math.exp(cosine / 0.1) for cosine, _ in nearest)
-        own = sum(math.exp(cosine / 0.1) for cosine, is_own in nearest if is_own)
-        expected[number, query] = -math.log(max(own / total, 1e-3))
-
-    found_losses = instance_loss(cached, k=k)
-
-    assert found_losses.dtype == np.float32
-    assert np.allclose(found_losses, expected, atol=1e-4)
-    assert np.array_equal(found_losses, instance_loss(replace(cached, labels=cached.labels[::-1]), k=k))
-
-
-def test_instances_are_told_apart_by_augmented_views_alone() -> None:
-    with pytest.raises(TargetError, match="needs augmented views; cache the images with --views 3"):
-        instance_loss(random_cache(images=5, views=1, seed=0))
-
-
 def test_an_image_does_not_find_itself() -> None:
     lonely = cache(np.eye(3, 4, dtype=np.float32)[None], np.array([0, 1, 2]))
 

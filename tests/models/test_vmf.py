@@ -21,10 +21,10 @@ def double(*values: float) -> Tensor:
 
 
 def exact(kappa: float, dimension: int) -> tuple[float, float]:
-    """Log C_d(kappa) and A_d(kappa), to 30 digits."""
-    with mpmath.workdps(30):
+    """Log C_d(kappa) and A_d(kappa), to 40 digits."""
+    with mpmath.workdps(40):
         order, k = mpmath.mpf(dimension) / 2 - 1, mpmath.mpf(kappa)
-        bessel, following = (mpmath.besseli(order + more, k, maxterms=10**6) for more in (0, 1))
+        bessel, following = mpmath.besseli(order, k), mpmath.besseli(order + 1, k)
         log_c = order * mpmath.log(k) - (order + 1) * mpmath.log(2 * mpmath.pi) - mpmath.log(bessel)
         return float(log_c), float(following / bessel)
 

@@ -9,6 +9,7 @@ import pytest
 from models.backbone import create_backbone, load_backbone
 from models.bundle import load_bundle
 from models.graph import open_graph
+from models.methods.registry import METHODS
 from models.preprocess import Preprocessing
 from scripts import reproduce
 from scripts.reproduce import Plan
@@ -19,6 +20,7 @@ STAGES = [
     "teacher cache",
     "backbone",
     "head cache",
+    "head-small cache",
     "head",
     "evaluation",
     "class statistics",
@@ -83,6 +85,45 @@ def test_shards_of_the_backbone_and_of_the_head_are_apart(tmp_path: Path) -> Non
     assert "train-[0-7].npz" in named(found["backbone"], "--data")[0]
     assert named(found["teacher cache"], "--data") == named(found["backbone"], "--data")
     assert "train-[89].npz" in named(found["head cache"], "--data")[0]
+    small = named(found["head-small cache"], "--data")[0]
+    assert "train-9.npz" in small
+    assert small.endswith(":upstream~32")
+
+
+def test_birds_to_learn_from_are_of_other_species_than_those_to_report_on(tmp_path: Path) -> None:
+    assert "head-birds cache" not in commands(plan(tmp_path))
+    (tmp_path / "cub100").mkdir()
+    (tmp_path / "cub100" / "cub100-128px.npz").write_bytes(b"")
+
+    found = commands(plan(tmp_path))
+
+    birds = f"{tmp_path}/cub100/cub100-128px.npz"
+    assert named(found["head-birds cache"], "--data") == [f"{birds}@0-49"]
+    assert f"cub-50-99={birds}@50-99" in named(found["evaluation"], "--data")
+
+
+@pytest.mark.parametrize("birds", [False, True])
+def test_the_head_learns_from_every_cache_made_for_it_and_sees_all_layers(birds: bool, tmp_path: Path) -> None:
+    (tmp_path / "cub100").mkdir()
+    if birds:
+        (tmp_path / "cub100" / "cub100-128px.npz").write_bytes(b"")
+    found = commands(plan(tmp_path))
+    made = [name for name in found if name.startswith("head") and name.endswith("cache")]
+
+    assert len(made) == 2 + birds
+    assert named(found["head"], "--cache") == [named(found[name], "--out")[0] for name in made]
+    assert METHODS[named(found["head"], "--method")[0]].layers
+    assert len({tuple(named(found[name], "--views")) for name in made}) == 1
+    for name in (*made, "class statistics", "reference"):
+        assert "--layers" in found[name], name
+
+
+def test_a_backbone_that_is_given_is_not_trained(tmp_path: Path) -> None:
+    found = commands(plan(tmp_path, backbone=tmp_path / "mine"))
+
+    assert list(found) == STAGES[3:]
+    for name, arguments in found.items():
+        assert named(arguments, "--backbone") == [str(tmp_path / "mine")], name
 
 
 def test_splits_do_not_overlap_and_cover_200_classes() -> None:
@@ -124,7 +165,8 @@ def test_the_budget_reaches_every_stage_that_has_one(tmp_path: Path) -> None:
     found = commands(plan(tmp_path, epochs=7, limit=2000, device="cuda", workers=0))
 
     assert named(found["backbone"], "--epochs") == ["7"]
-    for name in ("teacher cache", "backbone", "head cache", "evaluation", "class statistics", "reference"):
+    limited = ("teacher cache", "backbone", "head cache", "head-small cache", "evaluation", "class statistics")
+    for name in (*limited, "reference"):
         assert named(found[name], "--limit") == ["2000"], name
         assert named(found[name], "--device") == ["cuda"], name
         assert named(found[name], "--workers") == ["0"], name

@@ -13,8 +13,9 @@ from models.augment import Augmentation, view
 from models.backbone import Backbone, classify, load_backbone, represent
 from models.datasets import Dataset, limited_index, open_dataset
 from models.representations import cache_representations, representer
-from scripts import train_backbone
-from scripts.train_backbone import Images, Schedule, accuracy, train
+from scripts import backbone_data, train_backbone
+from scripts.backbone_data import Images, Schedule
+from scripts.train_backbone import accuracy, train
 from tests.offline import CLASSES, TORCH, packed_dataset, tensors, tiny_backbone
 from tests.scripts.conftest import Stages
 
@@ -231,12 +232,12 @@ def test_a_teachers_targets_are_its_representations_of_the_very_pixels_the_stude
 ) -> None:
     index = limited_index(len(dataset), 24)
     fingerprint = json.loads((teacher / "cache.json").read_text())["fingerprint"]
-    loaded = train_backbone._load_teacher(teacher, fingerprint)
+    loaded = backbone_data.load_teacher(teacher, fingerprint)
     represented_by_teacher = representer(tiny_backbone(seed=9), TORCH)
     images = images_of(dataset, index=index, augmentation=loaded.augmentation)
 
     for epoch in range(3):
-        batches = list(train_backbone._batches(images, loaded, SCHEDULE, epoch, skipped=1, workers=0))
+        batches = list(backbone_data.batches(images, loaded, SCHEDULE, epoch, skipped=1, workers=0))
         assert len(batches) == 3
         for pixels, _, targets in batches:
             assert targets is not None
@@ -247,7 +248,7 @@ def test_a_teachers_targets_are_its_representations_of_the_very_pixels_the_stude
 def test_a_batch_pairs_each_image_with_its_label(dataset: Dataset) -> None:
     images = images_of(dataset, augmentation=Augmentation(min_scale=1.0, jitter=0.0))
     seen = []
-    for pixels, labels, targets in train_backbone._batches(images, None, SCHEDULE, 0, skipped=0, workers=0):
+    for pixels, labels, targets in backbone_data.batches(images, None, SCHEDULE, 0, skipped=0, workers=0):
         assert targets is None
         for picture, label in zip(pixels.numpy(), labels.tolist(), strict=True):
             candidates = [
@@ -266,7 +267,7 @@ def test_about_half_of_a_batch_is_mirrored_and_nothing_else_changes() -> None:
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (400, 4, 5, 3), dtype=np.uint8))
     torch.manual_seed(0)
 
-    found = train_backbone._flipped(pixels)
+    found = backbone_data.flipped(pixels)
 
     mirrored = (found == pixels.flip(2)).all(dim=3).all(dim=2).all(dim=1)
     same = (found == pixels).all(dim=3).all(dim=2).all(dim=1)

@@ -29,7 +29,7 @@ def facts(kind: str = UNSEEN_CLASSES, low: float = 0.6, lead: float = 0.1, image
     rate = "view_win_rate" if kind == INSTANCES else "crop_win_rate"
     unseen = tuple(f"bird {number}" for number in range(25)) if kind == UNSEEN_CLASSES else ()
     split = Split(kind, np.arange(images), np.arange(250), np.arange(500), unseen)
-    found = {"images": 500, "classes": 25, "views": 3, "gallery": 2750, "recall_at_1": 0.7}
+    found: dict[str, Any] = {"images": 500, "classes": 25, "views": 3, "gallery": 2750, "recall_at_1": 0.7}
     scores = {"head": score(0.7, low, rate=rate), "inverse_norm": score(0.6, 0.5, lead, rate)}
     head = {"method": "retrieval", "training": {"target": "retrieval"}}
     backbone = replace(tiny_backbone(), training={"data": "birdsong", "licence": "CC0"})

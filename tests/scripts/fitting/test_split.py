@@ -155,7 +155,7 @@ def test_a_split_of_other_images_or_another_seed_is_not_replaced(change: str, tm
     before = path.read_text()
     other = dataset([12, 12, 13]) if change == "data" else data
 
-    with pytest.raises(FitError, match=r"split\.json was made of another .*; choose another --out"):
+    with pytest.raises(FitError, match=r"split\.json was made with another .*; choose another --out"):
         keep_split(divide(other, 1), other, 1, path)
 
     assert path.read_text() == before
