@@ -18,13 +18,18 @@ import numpy as np
 from models.backbone import Backbone, load_backbone
 from models.datasets import limited_index, open_dataset
 from models.graph import open_graph
+from models.heads import predict
+from models.methods.base import Sizes
+from models.methods.fit import Schedule
+from models.methods.registry import METHODS
 from models.representations import Representations, cache_representations, export_representer
 from scripts import train_backbone
 from scripts.common import write_json
-from scripts.train_head import HeadTraining, joined, predict, train_head
+from scripts.train_head import joined, train_head
 from uncertainty.metrics import r_auroc, recall_at_1
 from uncertainty.neighbours import nearest_neighbour
 
+METHOD = "retrieval-loss"  # the head that candidates are judged with
 HALF_WIDTH: Mapping[str, object] = {"channels": [32, 64, 128, 256]}
 CANDIDATES: list[tuple[str, Mapping[str, object], int]] = [
     ("resnet18", HALF_WIDTH, 64),
@@ -80,7 +85,9 @@ def _judge(
     backbone = load_backbone(folder)
     head_cache = _cache(backbone, f"{tiny}/train-8.npz@{splits}:upstream", folder / "cache-head", 8000, views=1)
     unseen = _cache(backbone, f"{tiny}/train-*.npz@{splits}:validation", folder / "cache-unseen", 5000, views=0)
-    head, _ = train_head(*joined([head_cache], backbone, "retrieval"), HeadTraining())
+    examples = joined([head_cache], backbone, METHODS[METHOD].target, layers=False)
+    sizes = Sizes(head_cache.dimension, head_cache.dimension, int(examples.labels.max()) + 1)
+    head, _ = train_head(METHOD, sizes, examples, Schedule(), {})
     clean = np.asarray(unseen.clean, dtype=np.float32)
     correct = unseen.labels[nearest_neighbour(clean)[0]] == unseen.labels
     return {

@@ -116,9 +116,7 @@ def train(
         while step < total:
             epoch, skipped = divmod(step, steps_per_epoch)
             losses = []
-            for pixels, labels, targets in batches(
-                images, teacher, schedule.seed, schedule.batch_size, epoch, skipped, workers
-            ):
+            for pixels, labels, targets in batches(images, teacher, schedule, epoch, skipped, workers):
                 torch.manual_seed(schedule.seed * 1_000_003 + step)
                 for group in optimizer.param_groups:
                     group["lr"] = schedule.learning_rate * warm_cosine(step, total)

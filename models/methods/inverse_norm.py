@@ -13,4 +13,5 @@ class InverseNorm(Fitted):
 
     def forward(self, features: Tensor) -> Tensor:
         """1/|e| (b,)."""
-        return 1.0 / self.pooled(features).norm(dim=1).clamp_min(MIN_LENGTH)
+        length: Tensor = self.pooled(features).norm(dim=1)
+        return 1.0 / length.clamp_min(MIN_LENGTH)

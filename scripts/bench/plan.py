@@ -30,7 +30,7 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Entrant:
-    """A frozen backbone, and specs of the images that methods are trained on behind it, each with classes of its own."""
+    """A frozen backbone, and specs of the images that methods train on behind it, each with classes of its own."""
 
     name: str
     folder: Path

@@ -11,7 +11,7 @@ from models.heads import embed, predict
 from models.methods.base import Head, Sizes
 from models.methods.fit import CachedBatches, Schedule, fit
 from models.methods.registry import METHODS, make_head
-from scripts.bench.caches import examples, sampled_rows, open_cache, own_neighbours
+from scripts.bench.caches import examples, open_cache, own_neighbours, sampled_rows
 from scripts.bench.plan import KINDS, SEVERITIES, DataSet, Entrant, Plan, Run
 from scripts.common import write_json
 from uncertainty import metrics, robustness
@@ -49,7 +49,7 @@ def perform(plan: Plan, run: Run) -> None:
             row["ood_auroc"] = robustness.ood_auroc(inside, uncertainty)
         figures["sets"][data.name] = {**row, "us_per_image": us_per_image}
         kept |= {f"{data.name}/uncertainty": uncertainty, f"{data.name}/correct": correct}
-    np.savez(folder / SCORES, **kept)
+    np.savez(folder / SCORES, allow_pickle=False, **kept)
     write_json(folder / FIGURES, figures)
 
 
@@ -124,4 +124,5 @@ def human(plan: Plan, entrant: Entrant, data: DataSet, uncertainty: Scores) -> d
 
 def _features(plan: Plan, entrant: Entrant, name: str, head: Head) -> NDArray[np.floating]:
     """Clean features (n, f) of a set, as wide as the head takes them."""
-    return open_cache(plan, entrant, name).features[0][:, : head.sizes.features]
+    features: NDArray[np.floating] = open_cache(plan, entrant, name).features[0]
+    return features[:, : head.sizes.features]

@@ -223,4 +223,5 @@ def mean_r_auroc(scores: list[Scored]) -> float:
 def resampled(scores: list[Scored], labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Mean over runs of R-AUROC on each resample of whole classes: (REPETITIONS,), the same resamples for all runs."""
     values = [auroc_resamples(-uncertainty, correct, labels, REPETITIONS) for uncertainty, correct in scores]
-    return np.mean(values, axis=0)
+    mean: NDArray[np.float64] = np.mean(values, axis=0)
+    return mean
