@@ -152,7 +152,8 @@ class Plan:
         arguments += ["--evaluation", self._path("evaluation/results.json")]
         if "head-birds" in self._head_sets():
             arguments += ["--head-data", HEAD_NOTE, "--licence", HEAD_TERMS]
-        command = " ".join(["candor reproduce --epochs", str(self._epochs), *self._limit])
+        start = ["--backbone", str(self._backbone)] if self._backbone else ["--epochs", str(self._epochs)]
+        command = " ".join(["candor reproduce", *start, *self._limit])
         return [*arguments, "--command", command, "--out", self._path("bundle")]
 
     def _frozen(self) -> list[str]:
