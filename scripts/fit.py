@@ -21,7 +21,7 @@ from models.datasets import open_dataset
 from models.methods.registry import METHODS
 from scripts.common import add_compute_arguments, log_to_stderr, parser
 from scripts.fitting.ledger import run_stages
-from scripts.fitting.plan import TO_BACKBONE, TO_PVU, Plan
+from scripts.fitting.plan import METHOD, TO_BACKBONE, TO_PVU, Plan
 from scripts.fitting.report import write_report
 from scripts.fitting.split import divide, keep_split, require_usable
 
@@ -67,7 +67,7 @@ def _arguments() -> argparse.ArgumentParser:
     head = arguments.add_mutually_exclusive_group()
     head.add_argument("--head", type=Path, help="head folder, trained behind this backbone, instead of a new head")
     head.add_argument("--pvu", type=Path, help="published PVU checkpoint, whose backbone and head are taken")
-    head.add_argument("--method", choices=tuple(METHODS), help="how to train the head; as the default bundle's")
+    head.add_argument("--method", choices=tuple(METHODS), default=METHOD, help="how to train the head")
     model = arguments.add_argument_group("a timm model", "as for `candor import-backbone`")
     model.add_argument("--weights", type=Path, help=".safetensors, .pth (tensors only) or .npz, instead of a download")
     model.add_argument("--args", help="JSON arguments for timm.create_model")

@@ -5,6 +5,7 @@ the scores are left out.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from scripts import evaluate
 from scripts.bench.intervals import interval
 from scripts.common import command_line, current_commit, write_json
 from scripts.evaluate import HEAD, RISK, Run, Scores, selective
-from scripts.fitting.drawing import draw_montage, plot_risk_coverage
+from scripts.pictures import montage, plot_risk_coverage
 from uncertainty import metrics
 from uncertainty.bootstrap import auroc_resamples, cluster_bootstrap
 from uncertainty.neighbours import k_nearest, nearest_neighbour
@@ -62,8 +63,9 @@ def evaluate_by_instance(
     run.out.mkdir(parents=True, exist_ok=True)
     scores, originals = run.scores(features), run.scores(clean[0])
     found["scores"] = _judged(scores, originals, correct, own)
-    plot_risk_coverage(scores, correct, run.out / f"{name}-risk-coverage.png", name, HEAD)
-    draw_montage(partial(_view, run, dataset, queries), scores[HEAD], run.out / f"{name}-montage.png")
+    plot_risk_coverage(scores, HEAD, correct, run.out / f"{name}-risk-coverage.png", name)
+    pictured = replace(dataset, image=partial(_view, run, dataset, queries))
+    montage(pictured, scores[HEAD], run.out / f"{name}-montage.png")
     _write(run, name, found)
 
 

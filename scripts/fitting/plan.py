@@ -8,6 +8,7 @@ from pathlib import Path
 from models.backbone import BackboneError, load_backbone
 from models.bundle import file_sha256
 from models.datasets import open_dataset
+from models.errors import UserError
 from models.heads import DESCRIPTION_FILE, load_head
 from models.methods.fit import Schedule
 from models.methods.registry import METHODS
@@ -17,8 +18,10 @@ from scripts.evaluate import Run
 from scripts.fitting.evaluation import evaluate_by_class, evaluate_by_instance
 from scripts.fitting.ledger import Stage, read_json
 from scripts.fitting.split import INSTANCES, FitError, Split, require_readable
-from scripts.reproduce import HEAD, VIEWS
+from scripts.reproduce import VIEWS
 
+METHOD, WITHOUT_LAYERS = "retrieval", "retrieval-mse"
+ALONE = ("infonce", "mcinfonce", "inverse-norm", "mahalanobis", "knn", "leverage")  # methods that look at no label
 AUGMENTED = 3  # views of each image, beside the clean one
 MIN_STEPS = 120  # of a head's training: few images need more epochs
 RESULTS = "evaluation/results.json"
@@ -40,13 +43,13 @@ class Plan:
         self.backbone = Path(options.backbone) if self._made_before else options.out / "backbone"
         self.head: Path = options.head or options.out / "head"
         self.trains = options.head is None and options.pvu is None
-        self._method: str = options.method or HEAD[HEAD.index("--method") + 1]
+        self._method = METHODS[options.method]
         self._layers = ["--layers"] if self._sees_layers() else []
         if not self._made_before and "/" in options.backbone and not options.backbone.startswith("hf-hub:"):
             raise FitError(f"{options.backbone}: no such backbone folder, and neither a timm name nor an hf-hub: id")
-        if self.trains and split.kind == INSTANCES and METHODS[self._method].target is None:
-            able = ", ".join(name for name, method in METHODS.items() if method.target)
-            raise FitError(f"{self._method} needs classes, and {options.data} has none; these do without: {able}")
+        able = [name for name, method in METHODS.items() if method.target or name in ALONE]
+        if self.trains and split.kind == INSTANCES and options.method not in able:
+            raise FitError(f"{options.method} needs classes, and {options.data} has none; choose of {', '.join(able)}")
 
     def given(self) -> dict[str, str]:
         """SHA-256 sums of the files that the run starts from, beside the images."""
@@ -92,15 +95,13 @@ class Plan:
         views = AUGMENTED if part == "evaluation" or (part == "training" and self.trains) else 0
         arguments = ["--backbone", str(self.backbone), "--data", self._spec(part), "--views", str(views), *VIEWS]
         arguments += [*self._layers, "--dtype", "float32", "--seed", str(self._options.seed), *self._compute]
-        return self._command(f"{part} cache", cache_representations.main, "cache-representations", arguments)
+        return self._command(f"{part} cache", _cache, "cache-representations", arguments)
 
     def _training(self) -> Stage:
-        recipe = ["--method", self._method] if self._options.method else HEAD
-        recipe = [part for i, part in enumerate(recipe) if "--epochs" not in recipe[max(0, i - 1) : i + 1]]
-        target = ["--target", "instance"] if self._split.kind == INSTANCES else []
-        arguments = ["--backbone", str(self.backbone), "--cache", self._path("training-cache"), *recipe, *target]
-        arguments += [*self._layers, "--epochs", str(self._epochs()), "--seed", str(self._options.seed)]
-        return self._command("head", train_head.main, "train-head", arguments)
+        target = ["--target", "instance"] if self._split.kind == INSTANCES and self._method.target else []
+        arguments = ["--backbone", str(self.backbone), "--cache", self._path("training-cache"), *target]
+        arguments += ["--method", self._options.method, "--epochs", str(self._epochs())]
+        return self._command("head", _train, "train-head", [*arguments, "--seed", str(self._options.seed)])
 
     def _evaluation(self) -> Stage:
         arguments = ["--data", f"{self._split.kind}={self._spec('evaluation')}"]
@@ -151,18 +152,15 @@ class Plan:
     def _sees_layers(self) -> bool:
         """Whether the head takes the statistics of all layers."""
         if self.trains:
-            return METHODS[self._method].layers or (self._options.method is None and "--layers" in HEAD)
+            return self._method.layers
         sizes = read_json(self.head / DESCRIPTION_FILE).get("sizes") if self._options.head else None
         return sizes is not None and sizes["features"] > sizes["dimension"]
 
     def _epochs(self) -> int:
-        """Those of the recipe, or more where they were fewer steps than MIN_STEPS."""
-        schedule = METHODS[self._method].schedule
-        usual = int(schedule.get("epochs", Schedule.epochs))
-        if self._options.method is None and "--epochs" in HEAD:
-            usual = int(HEAD[HEAD.index("--epochs") + 1])
-        steps = max(1, self._split.training.size // int(schedule.get("batch_size", Schedule.batch_size)))
-        return max(usual, -(-MIN_STEPS // steps))
+        """Those of the method, or more where they were fewer steps than MIN_STEPS."""
+        schedule = Schedule(**self._method.schedule)
+        steps = max(1, self._split.training.size // schedule.batch_size)  # of an epoch
+        return max(schedule.epochs, -(-MIN_STEPS // steps))
 
     def _reference_name(self) -> str:
         return f"{self._split.reference.size} images of {self._options.data}, kept from the head"
@@ -177,7 +175,8 @@ class Plan:
 
     def _spec(self, part: str) -> str:
         """A part of the split as every stage takes it."""
-        return f"{self._options.data}@{self._path('split.json')}#{part}"
+        unreduced, mark, side = self._options.data.partition("~")
+        return f"{unreduced}@{self._path('split.json')}#{part}{mark}{side}"
 
     def _path(self, name: str) -> str:
         return str(self._options.out / name)
@@ -191,4 +190,24 @@ def _import_backbone(arguments: Sequence[str]) -> None:
         raise FitError(
             f"{arguments[0]} cannot be had: {error}; give --weights FILE, a backbone folder, or one made by `candor "
             "import-backbone --bundle BUNDLE`"
+        ) from error
+
+
+def _cache(arguments: Sequence[str]) -> None:
+    """`candor cache-representations`, with what to do where a backbone has no layers to give."""
+    try:
+        cache_representations.main(arguments)
+    except BackboneError as error:
+        raise FitError(f"{error}; here, give a method that does without: --method {WITHOUT_LAYERS}") from error
+
+
+def _train(arguments: Sequence[str]) -> None:
+    """`candor train-head`, with the reason where there is nothing to learn."""
+    try:
+        train_head.main(arguments)
+    except UserError:
+        raise
+    except ValueError as error:  # of figures that are undefined where all targets are equal
+        raise FitError(
+            f"all images find their like equally well, or equally badly: nothing to learn: {error}"
         ) from error

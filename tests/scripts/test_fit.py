@@ -13,14 +13,15 @@ import timm
 import torch
 
 import candor
-from models.backbone import load_backbone, save_backbone
+from models.backbone import BackboneError, load_backbone, save_backbone
 from models.bundle import load_bundle
 from models.datasets import open_dataset
 from models.graph import open_graph
 from models.heads import HeadError, load_head, predict
+from models.methods.registry import METHODS
 from models.preprocess import preprocess
 from models.representations import load_representations
-from scripts import export, fit
+from scripts import cache_representations, export, fit
 from scripts.fitting.ledger import run_stages
 from scripts.fitting.plan import AUGMENTED, Plan
 from scripts.fitting.split import FitError, divide, keep_split
@@ -274,19 +275,60 @@ def test_every_stage_is_shown_as_a_command_that_takes_all_its_arguments(
         assert capsys.readouterr().err.rstrip().endswith("unrecognized arguments: --no-such-option"), words
 
 
-def test_few_images_are_seen_more_often(home: Home) -> None:
-    stages = {stage.name: stage.arguments for stage in planned(home, "six", out="shown-six").stages()}
+def stages(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """The arguments of each stage."""
+    return {stage.name: stage.arguments for stage in plan.stages()}
 
-    epochs = [value for key, value in itertools.pairwise(stages["head"]) if key == "--epochs"]
+
+def test_few_images_are_seen_more_often(home: Home) -> None:
+    found = stages(planned(home, "six", out="shown-six"))
+
+    epochs = [value for key, value in itertools.pairwise(found["head"]) if key == "--epochs"]
     assert epochs == ["120"]
 
 
-def test_layers_are_cached_for_a_method_that_takes_them(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scripts.fitting.plan.HEAD", ["--method", "retrieval", "--layers"])
-    stages = {stage.name: stage.arguments for stage in planned(home, "none", out="shown-none").stages()}
+@pytest.mark.parametrize("method", ["retrieval", "retrieval-mse"])
+def test_layers_are_cached_for_a_method_that_takes_them(method: str, home: Home) -> None:
+    found = stages(planned(home, "none", "--method", method, out="shown-none"))
 
-    for name in ("training cache", "reference cache", "evaluation cache", "head"):
-        assert "--layers" in stages[name], name
+    for name in ("training cache", "reference cache", "evaluation cache"):
+        assert ("--layers" in found[name]) == METHODS[method].layers, name
+
+
+def test_a_head_that_takes_layers_has_them_cached(home: Home, tmp_path: Path) -> None:
+    for features in (96, 200):
+        (tmp_path / "head.json").write_text(json.dumps({"sizes": {"dimension": 96, "features": features}}))
+        found = stages(planned(home, "none", "--head", str(tmp_path), out="shown-none"))
+        assert ("--layers" in found["training cache"]) == (features == 200)
+
+
+def test_reduced_images_stay_reduced_in_every_part(home: Home) -> None:
+    given = options(home, "six~16")
+    split = divide(open_dataset(given.data), 0)
+
+    spec = stages(Plan(given, split))["training cache"]
+
+    assert f"{home.root}/six@{given.out}/split.json#training~16" in spec
+
+
+def test_a_backbone_without_layers_is_told_which_method_does_without(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(arguments: object) -> None:
+        raise BackboneError("timm gives no intermediate layers of Net")
+
+    monkeypatch.setattr(cache_representations, "main", refuse)
+
+    with pytest.raises(FitError, match=r"no intermediate layers of Net; .* --method retrieval-mse"):
+        fit.main(home.arguments("six", out="no-layers"))
+
+
+def test_images_that_all_find_their_like_leave_nothing_to_learn(home: Home, tmp_path: Path) -> None:
+    image = pictures(1, seed=0)[0][0]
+    write_folder(tmp_path / "twins", [image] * 10 + [pictures(1, seed=0)[0][1]] * 10, np.repeat([0, 1], 10))
+
+    with pytest.raises(FitError, match="nothing to learn"):
+        fit.main(home.arguments(str(tmp_path / "twins"), "--method", "retrieval-mse", out="twins"))
 
 
 def test_weights_that_cannot_be_had_say_what_to_give_instead(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +381,7 @@ def test_options_that_would_not_be_used_are_refused(
 
 
 def test_a_method_that_needs_classes_is_refused_without_any(home: Home) -> None:
-    with pytest.raises(FitError, match=r"ce needs classes, and .*none has none; these do without: .*retrieval"):
+    with pytest.raises(FitError, match=r"ce needs classes, and .*none has none; choose of .*retrieval"):
         fit.main(home.arguments("none", "--method", "ce", out="ce"))
 
 
