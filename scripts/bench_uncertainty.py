@@ -4,7 +4,8 @@ r"""Compare every method of uncertainty behind frozen backbones: one table, its 
         --data cub='cub.npz@50-99' --data cifar10=cifar10/test.npz --votes cifar10=cifar10h-test.npz --out runs/bench
 
 Everything is kept below `--out`: caches of representations, each run's figures and scores, results.json, plots and
-report.md. A bench that was stopped goes on where it was; to measure again, remove what should be measured again.
+report.md. A bench that was stopped goes on where it was, or is reported as far as it got with `--report-only`; to
+measure again, remove what should be measured again.
 `--train`, which may be repeated, names sets of training images, each with classes of its own; `--train NAME=SPEC` is
 for one backbone alone. `--validation` names the sets to choose on: they are reported apart. With `--trainable SPEC` the
 methods also train a small backbone from scratch.
@@ -46,19 +47,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage."""
     options = _arguments().parse_args(argv)
     plan = _plan(options)
+    if not options.report_only:
+        _measure(plan, options)
+    results = summary(plan, command_line(), current_commit())
+    write_json(plan.out / "results.json", results)
+    write_report(results, plan.out)
+    log_to_stderr().info("%s: %d rows", plan.out / "report.md", len(results["methods"]))
+
+
+def _measure(plan: Plan, options: argparse.Namespace) -> None:
+    """Make the caches, then every run that is not there yet."""
     if plan.trainable is not None:
         require_readable(plan.trainable)
     for entrant in plan.entrants:
         make_caches(plan, entrant, options.workers, options.device)
     for entrant in plan.entrants:
         _prepare(plan, entrant)
-    runs = [*plan.runs(), *plan.scaling_runs()]
-    tasks = [partial(perform, plan, run) for run in runs if not finished(plan, run)]
+    tasks = [partial(perform, plan, run) for run in (*plan.runs(), *plan.scaling_runs()) if not finished(plan, run)]
     _in_processes([*tasks, *trainable_tasks(plan)], options.processes, "train and score")
-    results = summary(plan, command_line(), current_commit())
-    write_json(plan.out / "results.json", results)
-    write_report(results, plan.out)
-    log_to_stderr().info("%s: %d runs, %d rows", plan.out / "report.md", len(runs), len(results["methods"]))
 
 
 def _prepare(plan: Plan, entrant: Entrant) -> None:
@@ -168,6 +174,7 @@ def _arguments() -> argparse.ArgumentParser:
     arguments.add_argument("--trainable-epochs", type=int, default=8, help="epochs of each of their trainings")
     arguments.add_argument("--trainable-seeds", type=int, default=3, help="trainings of each method from scratch")
     arguments.add_argument("--trainable-limit", type=int, help="at most this many images to train them on")
+    arguments.add_argument("--report-only", action="store_true", help="report on the runs that are there, add none")
     arguments.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="runs at a time")
     arguments.add_argument("--out", type=Path, required=True, help="folder of the bench")
     add_compute_arguments(arguments)

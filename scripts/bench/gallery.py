@@ -36,6 +36,8 @@ def gallery_rows(plan: Plan, entrant: Entrant, data: DataSet) -> list[dict[str, 
     scores[DISPERSION] = dispersion(np.asarray(views.views, dtype=np.float32)), some
     rows = []
     for name, (score, judged) in scores.items():
+        if correct[judged].min() == correct[judged].max():
+            continue  # a sample without a wrong answer, or without a right one, ranks nothing
         low, high = interval(auroc_resamples(-score, correct[judged], cached.labels[judged], REPETITIONS))
         rows.append(
             {

@@ -405,3 +405,24 @@ def test_a_limit_draws_distinct_images_in_order_and_the_same_every_time() -> Non
 @pytest.mark.parametrize("limit", [None, 7, 100])
 def test_no_limit_or_a_high_one_takes_everything(limit: int | None) -> None:
     assert limited_index(7, limit).tolist() == list(range(7))
+
+
+def test_images_are_reduced_to_a_short_side_and_never_enlarged(tmp_path: Path) -> None:
+    path = write_packed(tmp_path / "a.npz", *pictures(1, 0))
+    whole = open_dataset(str(path))
+
+    small = open_dataset(f"{path}@1-2~18")
+
+    assert small.image(0).size == (20, 18)  # of 40 by 36
+    expected = whole.image(1).resize((20, 18), Image.Resampling.BOX)
+    assert np.array_equal(np.asarray(small.image(0)), np.asarray(expected))
+    assert open_dataset(f"{path}~99").image(0).size == whole.image(0).size
+    assert len({whole.fingerprint, small.fingerprint, open_dataset(f"{path}@1-2").fingerprint}) == 3
+
+
+@pytest.mark.parametrize("side", ["0", "big", "-3"])
+def test_a_size_that_is_none_is_refused(side: str, tmp_path: Path) -> None:
+    path = write_packed(tmp_path / "a.npz", *pictures(1, 0))
+
+    with pytest.raises(DatasetError, match=f"~{side}: expected the largest short side in pixels"):
+        open_dataset(f"{path}~{side}")

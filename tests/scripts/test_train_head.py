@@ -322,7 +322,7 @@ def test_a_classifiers_loss_needs_its_own_classes(
     arguments = [*cached.frozen, "--cache", cached.path("three-cache"), "--target", "classification"]
 
     with pytest.raises(TargetError, match="needs the backbone's own classes; try --target"):
-        train_head.main([*arguments, "--out", str(tmp_path / "head")])
+        train_head.main([*arguments, "--method", POOLED, "--out", str(tmp_path / "head")])
     assert not (tmp_path / "head").exists()
 
 

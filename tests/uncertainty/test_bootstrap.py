@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from uncertainty.bootstrap import Interval, cluster_bootstrap
-from uncertainty.metrics import r_auroc
+from uncertainty.bootstrap import Interval, auroc_resamples, cluster_bootstrap
+from uncertainty.metrics import auroc, r_auroc
 
 
 def toy(seed: int, classes: int = 30, each: int = 10) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -124,3 +124,33 @@ def test_errors_other_than_undefined_are_not_swallowed() -> None:
 def test_impossible_requests_are_refused(clusters: list[int], repetitions: int, level: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         cluster_bootstrap(lambda items: 0.0, np.array(clusters), repetitions, level)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_resampled_auroc_is_that_of_every_resample_by_itself(ties: bool) -> None:
+    rng = np.random.default_rng(3)
+    clusters = rng.integers(7, size=150)
+    score = rng.integers(5, size=150).astype(np.float64) if ties else rng.normal(size=150)
+    positive = rng.random(150) < 0.4
+    values: list[float] = []
+
+    def noted(items: NDArray[np.intp]) -> float:
+        values.append(auroc(score[items], positive[items]))
+        return values[-1]
+
+    cluster_bootstrap(noted, clusters, 30, seed=5)
+
+    assert np.allclose(auroc_resamples(score, positive, clusters, 30, seed=5), values)
+
+
+def test_a_resample_of_one_kind_alone_has_no_auroc() -> None:
+    clusters = np.array([0, 0, 1, 1])
+    found = auroc_resamples(np.array([1.0, 2.0, 3.0, 4.0]), clusters == 1, clusters, 50)
+
+    assert np.isnan(found).any()
+    assert set(found[~np.isnan(found)]) == {1.0}
+
+
+def test_resampled_auroc_needs_two_clusters() -> None:
+    with pytest.raises(ValueError, match="at least two clusters"):
+        auroc_resamples(np.array([1.0, 2.0]), np.array([True, False]), np.array([3, 3]))

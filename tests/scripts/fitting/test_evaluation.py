@@ -30,7 +30,7 @@ def run(out: Path) -> Run:
     return Run(tiny_backbone(), TrainedHead(head, {}), out, 0, TORCH)
 
 
-def cached(seed: int, images: int, views: int = 0, noise: float = 0.7) -> Representations:
+def cached(seed: int, images: int, views: int = 0, noise: float = 1.2) -> Representations:
     """Random representations, whose augmented views are noisy copies of the clean ones."""
     rng = np.random.default_rng(seed)
     clean = rng.normal(size=(images, DIMENSION))
@@ -53,11 +53,12 @@ def no_window() -> None:
     matplotlib.use("agg")
 
 
-@pytest.fixture
-def judged(tmp_path: Path) -> tuple[Run, Representations, dict[str, Any]]:
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Representations, dict[str, Any]]:
     """An evaluation by instance of random views, and what it found."""
-    made, queries = run(tmp_path / "out"), cached(0, IMAGES, VIEWS)
-    evaluate_by_instance(made, "instances", packed_dataset(tmp_path, 2, seed=0), queries, [cached(1, 30), cached(2, 5)])
+    folder = tmp_path_factory.mktemp("judged")
+    made, queries = run(folder / "out"), cached(0, IMAGES, VIEWS)
+    evaluate_by_instance(made, "instances", packed_dataset(folder, 2, seed=0), queries, [cached(1, 30), cached(2, 5)])
     return made, queries, results(made.out)
 
 
