@@ -124,11 +124,12 @@ def leads(plan: Plan, entrant: Entrant, method: str, data: DataSet) -> dict[str,
         return {}
     labels = open_cache(plan, entrant, data.name).labels
     own = [scores_of(plan, run, data) for run in seeds_of(plan, entrant, method)]
+    own_values = resampled(own, labels)
     found = {}
     for other in plan.methods:
         theirs = [scores_of(plan, run, data) for run in seeds_of(plan, entrant, other)]
         if theirs and other != method:
-            low, high = interval(resampled(own, labels) - resampled(theirs, labels))
+            low, high = interval(own_values - resampled(theirs, labels))
             found[other] = {"value": mean_r_auroc(own) - mean_r_auroc(theirs), "low": low, "high": high}
     return found
 
