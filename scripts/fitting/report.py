@@ -16,7 +16,7 @@ from scripts.fitting.ledger import read_json
 from scripts.fitting.plan import RESULTS, Plan
 from scripts.fitting.split import INSTANCES, SEEN_CLASSES, UNSEEN_CLASSES, Split, named
 
-FEW_IMAGES, FEW_CLASSES, FEW_REFERENCE = 1000, 20, 200
+FEW_IMAGES, FEW_CLASSES, FEW_REFERENCE, FEW_ANSWERS = 1000, 20, 200, 100
 LABELS = {
     "head": "**head**",
     "class_entropy": "class entropy",
@@ -186,6 +186,10 @@ def _rank_cautions(facts: Facts) -> Iterator[str]:
     if not facts.scores:
         yield "How well the head ranks was not measured: that takes right answers and wrong ones."
         return
+    queries = facts.found["images"] * facts.found.get("views", 1)
+    right = round(facts.found["recall_at_1"] * queries)
+    if min(right, queries - right) < FEW_ANSWERS:
+        yield f"All scores are judged by {right} right answers and {queries - right} wrong ones: few of a kind."
     low, high = facts.scores[HEAD]["r_auroc_interval"]
     if low <= 0.5:
         yield f"The head's R-AUROC may be no better than chance: its interval {_interval([low, high])} includes 0.5."

@@ -15,6 +15,7 @@ SURE = "not surely better than"
 REFERENCE = "Percentiles refer to"
 ELSEWHERE = "made elsewhere"
 UNMEASURED = "was not measured"
+ANSWERS = "few of a kind"
 
 
 def score(r_auroc: float, low: float, lead: float | None = None, rate: str = "crop_win_rate") -> dict[str, Any]:
@@ -29,7 +30,8 @@ def facts(kind: str = UNSEEN_CLASSES, low: float = 0.6, lead: float = 0.1, image
     rate = "view_win_rate" if kind == INSTANCES else "crop_win_rate"
     unseen = tuple(f"bird {number}" for number in range(25)) if kind == UNSEEN_CLASSES else ()
     split = Split(kind, np.arange(images), np.arange(250), np.arange(500), unseen)
-    found: dict[str, Any] = {"images": 500, "classes": 25, "views": 3, "gallery": 2750, "recall_at_1": 0.7}
+    found: dict[str, Any] = {"images": 500, "classes": 25, "gallery": 2750, "recall_at_1": 0.7}
+    found |= {"views": 3} if kind == INSTANCES else {}
     scores = {"head": score(0.7, low, rate=rate), "inverse_norm": score(0.6, 0.5, lead, rate)}
     head = {"method": "retrieval", "training": {"target": "retrieval"}}
     backbone = replace(tiny_backbone(), training={"data": "birdsong", "licence": "CC0"})
@@ -51,6 +53,7 @@ def test_a_good_result_comes_with_none_of_the_cautions_it_does_not_need() -> Non
         REFERENCE,
         ELSEWHERE,
         UNMEASURED,
+        ANSWERS,
         "classes;",
         "fewer than ten",
         "Without classes",
@@ -85,6 +88,15 @@ def test_few_unseen_classes_and_few_reference_images_are_said() -> None:
 
     assert "The figures come from 5 classes" in said
     assert "Percentiles refer to 40 images, and so are known to 2.5 % at best" in said
+
+
+@pytest.mark.parametrize(("recall", "right", "wrong"), [(0.9, 450, 50), (0.1, 50, 450)])
+def test_few_mistakes_or_few_right_answers_are_said(recall: float, right: int, wrong: int) -> None:
+    given = facts()
+
+    said = text(replace(given, found={**given.found, "recall_at_1": recall}))
+
+    assert f"judged by {right} right answers and {wrong} wrong ones: {ANSWERS}" in said
 
 
 @pytest.mark.parametrize(("recall", "said"), [(1.0, "Every answer was right"), (0.0, "No answer was right")])
