@@ -166,7 +166,7 @@ def human_points(plan: Plan) -> dict[str, Any]:
     return {"points": points, **correlation}
 
 
-def curves(plan: Plan, points: int = 100) -> list[dict[str, Any]]:
+def curves(plan: Plan, points: int = 40) -> list[dict[str, Any]]:
     """Selective risk at `points` coverages of the first seed of every method, backbone and set."""
     found = []
     for entrant in plan.entrants:
