@@ -33,9 +33,9 @@ class Mahalanobis(Fitted):
         """Squared distance (b,), less the one to the background where it is relative."""
         direction = self.embed(features)  # (b, d)
         distance = nearest_square(direction, self.whitening, self.centroids)
-        if not self.relative:
-            return distance
-        return distance - nearest_square(direction, self.background_whitening, self.background)
+        if self.relative:
+            distance = distance - nearest_square(direction, self.background_whitening, self.background)
+        return distance.float()
 
     def prepare(self, features: Tensor, labels: Tensor) -> None:
         """Fit class means, shared covariance and background to training features (n, f)."""
@@ -51,10 +51,13 @@ class Mahalanobis(Fitted):
 
 
 def nearest_square(direction: Tensor, whitening: Tensor, centroids: Tensor) -> Tensor:
-    """Squared distance (b,) of whitened directions (b, d) to the nearest of c whitened centroids (c, d)."""
-    whitened = direction @ whitening  # (b, d)
-    squares = whitened.square().sum(dim=1, keepdim=True) + centroids.square().sum(dim=1)  # (b, c)
-    return (squares - 2.0 * whitened @ centroids.T).min(dim=1).values.clamp_min(0.0)
+    """Squared distance (b,) of whitened directions (b, d) to the nearest of c whitened centroids (c, d).
+
+    In float64 until the end, because it is a small difference of large squares.
+    """
+    whitened, means = direction.double() @ whitening.double(), centroids.double()  # (b, d), (c, d)
+    squares = whitened.square().sum(dim=1, keepdim=True) + means.square().sum(dim=1)  # (b, c)
+    return (squares - 2.0 * whitened @ means.T).min(dim=1).values.clamp_min(0.0)
 
 
 def _float(values: NDArray[np.float64]) -> Tensor:
