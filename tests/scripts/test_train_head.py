@@ -172,6 +172,17 @@ def test_the_stage_writes_a_head_for_its_backbone(with_head: Stages) -> None:
     assert training["held_back"] == pytest.approx(judged(head.module, split(examples, 0.1, seed=0)[1]))
 
 
+def test_the_stage_trains_on_what_it_does_not_hold_back(with_head: Stages) -> None:
+    backbone = load_backbone(with_head.root / "backbone")
+    kept, _ = split(joined(caches(with_head, "held"), backbone, "retrieval", layers=False), 0.1, seed=0)
+    schedule = Schedule(**{**METHODS[POOLED].schedule, "epochs": 20, "batch_size": 36})
+
+    expected, _ = train_head.train_head(POOLED, Sizes(96, 96, 6), kept, schedule, json.loads(SMALL))
+
+    found = load_head(with_head.root / "head", backbone.hash).module.state_dict()
+    assert all(torch.equal(value, found[key]) for key, value in expected.state_dict().items())
+
+
 def test_the_head_ranks_what_it_was_trained_for(with_head: Stages) -> None:
     backbone = load_backbone(with_head.root / "backbone")
     cached = load_representations(with_head.root / "held-cache", backbone.hash)
