@@ -36,7 +36,7 @@ STEPS_PER_EPOCH = 50
 
 @dataclass(frozen=True)
 class Setting:
-    """The process: its dimension, the range of kappa(x) and kappa_pos; then the encoder and its training."""
+    """The process (its dimension, the range of kappa(x), and kappa_pos), the encoder, and how it is trained."""
 
     dimension: int = 5
     lowest_kappa: float = 8.0
@@ -120,30 +120,10 @@ def main() -> None:
     write_json(options.out, {"command": command, "setting": asdict(setting), "mean": _mean(runs), "runs": runs})
 
 
-def recovery(setting: Setting, seed: int, observations: int = 1000) -> dict[str, float]:
-    """Train an encoder on pairs of one process, and compare with the truth.
-
-    Returns: Spearman's rank correlation of kappa, and of the cosine between means over all pairs of new observations;
-    the median of recovered over true kappa.
-    """
+def recovery(setting: Setting, seed: int) -> dict[str, float]:
+    """Draw a process, and invert it by a small network."""
     torch.manual_seed(seed)
-    process = make_process(setting)
-    encoder, head = make_encoder(process)
-    epochs = {"mean": setting.mean_steps // STEPS_PER_EPOCH, "all": setting.steps // STEPS_PER_EPOCH}
-    for number, (part, count) in enumerate(epochs.items()):
-        head.scalar.requires_grad_(part == "all")
-        schedule = Schedule(epochs=count, learning_rate=setting.learning_rate, seed=seed)
-        fit(head, PairBatches(process, STEPS_PER_EPOCH, 2 * seed + number), schedule, backbone=encoder)
-    mean, kappa = process.posteriors(observations)
-    with torch.no_grad():
-        found_mean, found_kappa = head.distribution(encoder(process.observe(mean, kappa)))
-    pairs = np.triu_indices(observations, 1)
-    cosines = [(rows @ rows.T).numpy()[pairs] for rows in (mean, found_mean)]
-    return {
-        "spearman_kappa": spearman(found_kappa.numpy(), kappa.numpy()),
-        "spearman_cosine": spearman(cosines[1], cosines[0]),
-        "median_kappa_ratio": float((found_kappa / kappa).median()),
-    }
+    return inverted(make_process(setting), make_encoder(setting), setting.features, seed)
 
 
 def make_process(setting: Setting) -> Process:
@@ -153,21 +133,50 @@ def make_process(setting: Setting) -> Process:
     return Process(setting, inner, outer)
 
 
-def make_encoder(process: Process) -> tuple[nn.Module, MCInfoNCE]:
-    """A small network and the method's head, at the process's own dimension and kappa_pos."""
-    setting = process.setting
+def make_encoder(setting: Setting) -> nn.Module:
+    """A network with three hidden layers."""
     widths = [setting.dimension + 1, setting.width, setting.width, setting.width]
     layers: list[nn.Module] = []
     for size, following in pairwise(widths):
         layers += [nn.Linear(size, following), nn.LeakyReLU()]
-    encoder = nn.Sequential(*layers, nn.Linear(setting.width, setting.features))
-    sizes = Sizes(setting.features, setting.features, classes=1)
+    return nn.Sequential(*layers, nn.Linear(setting.width, setting.features))
+
+
+def inverted(
+    process: Process, encoder: nn.Module, features: int, seed: int, observations: int = 1000
+) -> dict[str, float]:
+    """Train an encoder to `features` and the method's head, first all but kappa, and compare with the truth.
+
+    Returns: Spearman's rank correlation of kappa, and of the cosine between means over all pairs of new observations;
+    the median of recovered over true kappa.
+    """
+    setting, head = process.setting, make_head(process, encoder, features)
+    for part, steps in enumerate((setting.mean_steps, setting.steps)):
+        head.scalar.requires_grad_(part == 1)
+        schedule = Schedule(epochs=steps // STEPS_PER_EPOCH, learning_rate=setting.learning_rate, seed=seed)
+        fit(head, PairBatches(process, STEPS_PER_EPOCH, 2 * seed + part), schedule, backbone=encoder)
+    mean, kappa = process.posteriors(observations)
+    with torch.no_grad():
+        found_mean, found_kappa = head.distribution(encoder(process.observe(mean, kappa)))
+    pairs = np.triu_indices(observations, 1)
+    cosine, found_cosine = ((rows @ rows.T).numpy()[pairs] for rows in (mean, found_mean))
+    return {
+        "spearman_kappa": spearman(found_kappa.numpy(), kappa.numpy()),
+        "spearman_cosine": spearman(found_cosine, cosine),
+        "median_kappa_ratio": float((found_kappa / kappa).median()),
+    }
+
+
+def make_head(process: Process, encoder: nn.Module, features: int) -> MCInfoNCE:
+    """The method's head, of the process's own dimension and with its kappa_pos for inverse temperature."""
+    setting = process.setting
+    sizes = Sizes(features, features, classes=1)
     head = MCInfoNCE(sizes, setting.dimension, setting.samples, inverse_temperature=setting.positive_kappa)
     head.log_inverse_temperature.requires_grad_(False)
     with torch.no_grad():
-        observed = encoder(process.observe(*process.posteriors(2000)))
+        observed = encoder(process.observe(*process.posteriors(2000)))  # (2000, f)
     head.prepare(observed, torch.zeros(len(observed), dtype=torch.long))
-    return encoder, head
+    return head
 
 
 def _mean(runs: list[dict[str, float]]) -> dict[str, float]:

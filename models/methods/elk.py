@@ -14,8 +14,8 @@ from models.vmf import log_normaliser
 class ExpectedLikelihoodKernel(VonMisesFisherHead):
     """Cross-entropy over the log expected-likelihood kernel between an image and each class.
 
-    A class has a learnt mean direction, drawn at random at first, and a learnt concentration, which starts at that of
-    the images.
+    A class has a learnt mean direction, which starts at the mean of its images, and a learnt concentration, which
+    starts at that of the images.
 
     Source: Shi & Jain, "Probabilistic Face Embeddings" (ICCV 2019), arXiv:1904.09658, for the kernel; with von
     Mises-Fisher distributions and class proxies as in the URL benchmark, arXiv:2307.03810.

@@ -14,8 +14,8 @@ from models.vmf import log_normaliser, sample_vmf
 class NonIsotropicVMF(VonMisesFisherHead):
     """Cross-entropy over the likelihood that samples of an image have in each class, averaged over the samples.
 
-    A class has a learnt direction, drawn at random at first, and a learnt concentration for each dimension of the
-    projection, which starts at that of the images.
+    A class has a learnt direction, which starts at the mean of its images, and for each dimension of the projection a
+    learnt concentration, which starts at that of the images.
 
     Source: Kirchhof et al., "A Non-isotropic Probabilistic Take on Proxy-based Deep Metric Learning" (ECCV 2022),
     arXiv:2207.03784.

@@ -316,7 +316,7 @@ def test_mcinfonce_follows_the_noise_that_blurs_images() -> None:
     torch.manual_seed(0)
     head = MCInfoNCE(SIZES, projection=32)
     head.prepare(*training.clean(800, 0))
-    schedule = Schedule(epochs=8, batch_size=64)
+    schedule = Schedule(epochs=6, batch_size=64)
 
     fit(head, CachedBatches(training, schedule), schedule)
 
