@@ -17,7 +17,6 @@ Images beside sub-folders that hold images belong to no class and are left out.
 
 import hashlib
 import inspect
-import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -30,17 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from models.errors import UserError
 from models.images import ImageError, ImageLimits, decode_image
+from models.selections import DatasetError, chosen_classes, listed_images
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 DOWNLOAD_ROOT = Path("data")
 UNLABELLED = ("images",)  # the classes of images that have none
 NO_LIMITS = ImageLimits(max_bytes=sys.maxsize, max_pixels=sys.maxsize)
-
-
-class DatasetError(UserError):
-    """A data set that cannot be read as named; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +68,9 @@ def open_dataset(spec: str) -> Dataset:
     dataset = concatenate(parts, name=spec)
     for selection in filter(None, selections):
         if ".json#" in selection:
-            dataset = select_images(dataset, _listed_images(selection, len(dataset)))
+            dataset = select_images(dataset, listed_images(selection, len(dataset)))
         else:
-            dataset = select_classes(dataset, _parse_classes(selection, dataset.classes), name=spec)
+            dataset = select_classes(dataset, chosen_classes(selection, dataset.classes), name=spec)
     return _reduced(dataset, side, name=spec) if side else dataset
 
 
@@ -214,48 +209,6 @@ def _torchvision(location: str) -> Dataset:
         return ImageOps.exif_transpose(source[index][0]).convert("RGB")
 
     return Dataset(location, labels, classes, image, _digest(location, labels.tobytes()))
-
-
-def _parse_classes(text: str, known: tuple[str, ...]) -> list[str]:
-    if ".json:" in text:
-        return _listed_classes(text, known)
-    try:
-        ranges = [[int(end) for end in part.split("-")] for part in text.split(",")]
-        chosen = [known[i] for ends in ranges for i in range(ends[0], ends[-1] + 1)]
-    except (ValueError, IndexError) as error:
-        raise DatasetError(f"@{text}: expected ranges within 0-{len(known) - 1}, or FILE.json:KEY") from error
-    if not chosen or len(set(chosen)) < len(chosen):
-        raise DatasetError(f"@{text}: expected ascending ranges that do not overlap, e.g. 0-49,60")
-    return chosen
-
-
-def _listed_classes(text: str, known: tuple[str, ...]) -> list[str]:
-    """The classes that `FILE.json:KEY` lists."""
-    chosen = [str(c) for c in _list(text, ":")]
-    unknown = sorted(set(chosen) - set(known))
-    if unknown:
-        raise DatasetError(f"@{text}: no such classes in the data: {', '.join(unknown[:5])}")
-    return chosen
-
-
-def _listed_images(text: str, count: int) -> NDArray[np.int64]:
-    """The positions (m,) that `FILE.json#KEY` lists, of `count` images."""
-    positions = _list(text, "#")
-    if not positions or not all(isinstance(each, int) and 0 <= each < count for each in positions):
-        raise DatasetError(f"@{text}: expected positions of images, from 0 to {count - 1}")
-    return np.array(positions, dtype=np.int64)
-
-
-def _list(text: str, separator: str) -> list[Any]:
-    """What a JSON file lists under a key, both named by `text`."""
-    path, _, key = text.rpartition(separator)
-    try:
-        lists: dict[str, list[Any]] = json.loads(Path(path).read_text())
-    except FileNotFoundError as error:
-        raise DatasetError(f"@{text}: {path} does not exist") from error
-    if key not in lists:
-        raise DatasetError(f"@{text}: {path} has no list {key!r}, but {', '.join(lists)}")
-    return lists[key]
 
 
 def _decoded(data: bytes, place: str) -> Image.Image:

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def joined(caches: Sequence[Representations], backbone: Backbone, target: str | None, layers: bool) -> Examples:
-    """Several caches of equally many views side by side, each with its own labels and target losses."""
+    """Several caches of equally many views side by side, each with its own target losses; one name, one class."""
     if len({len(cached.views) for cached in caches}) > 1:
         raise SystemExit("the caches have different numbers of views; cache them with the same --views")
     if layers and not all(cached.description["layers"] for cached in caches):
@@ -71,7 +71,8 @@ def joined(caches: Sequence[Representations], backbone: Backbone, target: str | 
                 TARGETS[target](cached, backbone) if target else None,
             )
             for cached in caches
-        ]
+        ],
+        [cached.description["classes"] for cached in caches],
     )
 
 
@@ -118,7 +119,7 @@ def judged(head: Head, examples: Examples) -> dict[str, float]:
     figures = {"recall_at_1": recall_at_1(examples.labels, neighbour)}
     if 0 < correct.sum() < correct.size:
         figures["r_auroc"] = r_auroc(uncertainty, correct)
-    if examples.targets is not None:
+    if examples.targets is not None and np.ptp(examples.targets[0]) > 0:
         figures["spearman"] = spearman(uncertainty, examples.targets[0])
     return figures
 
@@ -127,7 +128,13 @@ def _arguments() -> argparse.ArgumentParser:
     defaults = Schedule()
     arguments = parser("train-head", __doc__)
     arguments.add_argument("--backbone", type=Path, required=True, help="backbone folder")
-    arguments.add_argument("--cache", type=Path, action="append", required=True, help="cache folder; may be repeated")
+    arguments.add_argument(
+        "--cache",
+        type=Path,
+        action="append",
+        required=True,
+        help="cache folder; may be repeated: classes of one name are one class",
+    )
     arguments.add_argument("--method", choices=tuple(METHODS), default="retrieval")
     arguments.add_argument("--options", type=json_object, default={}, help="JSON options of the method's head")
     arguments.add_argument("--target", choices=tuple(TARGETS), help="the loss to predict, instead of the method's own")

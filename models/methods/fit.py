@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -45,18 +46,19 @@ class Examples:
         return torch.from_numpy(self.features[0, rows].astype(np.float32)), torch.from_numpy(self.labels[rows])
 
 
-def side_by_side(parts: Sequence[Examples]) -> Examples:
-    """Examples of several data sets together: classes of different sets are different classes.
+def side_by_side(parts: Sequence[Examples], classes: Sequence[Sequence[str]]) -> Examples:
+    """Examples of several data sets together, whose classes have these names: those of one name are one class.
 
     A single set is passed on as it is, so that a memory map stays one.
     """
     if len(parts) == 1:
         return parts[0]
-    starts = np.cumsum([0, *(int(part.labels.max()) + 1 for part in parts[:-1])])
+    number = {name: i for i, name in enumerate(dict.fromkeys(chain.from_iterable(classes)))}
+    labels = [np.array([number[name] for name in own])[part.labels] for part, own in zip(parts, classes, strict=True)]
     targets = [part.targets for part in parts if part.targets is not None]
     return Examples(
         np.concatenate([part.features for part in parts], axis=1),
-        np.concatenate([part.labels + start for part, start in zip(parts, starts, strict=True)]),
+        np.concatenate(labels),
         np.concatenate(targets, axis=1) if targets else None,
     )
 

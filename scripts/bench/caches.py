@@ -83,12 +83,13 @@ def open_cache(plan: Plan, entrant: Entrant, name: str) -> Representations:
 
 def examples(plan: Plan, entrant: Entrant, layers: bool, target: str | None) -> Examples:
     """What methods are trained on behind a backbone, with the losses to predict where there is a `target`."""
-    parts = []
+    parts, classes = [], []
     for name in plan.train_caches(entrant.name):
         cached = open_cache(plan, entrant, name)
+        classes.append(cached.description["classes"])
         losses = target_losses(plan, entrant, name, target) if target else None
         parts.append(Examples(cached.features if layers else cached.views, cached.labels, losses))
-    return side_by_side(parts)
+    return side_by_side(parts, classes)
 
 
 def target_losses(plan: Plan, entrant: Entrant, name: str, target: str) -> NDArray[np.float32]:

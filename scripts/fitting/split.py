@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from models.datasets import UNLABELLED, Dataset, DatasetError
+from models.datasets import UNLABELLED, Dataset
 from models.errors import UserError
+from models.selections import DatasetError
 from scripts.common import write_json
 from scripts.fitting.ledger import read_json
 

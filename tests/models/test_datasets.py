@@ -9,7 +9,6 @@ from PIL import Image
 
 from models.datasets import (
     UNLABELLED,
-    DatasetError,
     concatenate,
     limited_index,
     open_dataset,
@@ -17,6 +16,7 @@ from models.datasets import (
     select_classes,
 )
 from models.images import ImageLimits, decode_image
+from models.selections import DatasetError
 from tests.offline import CLASSES, encoded, packed_dataset, pictures, write_folder, write_packed
 
 

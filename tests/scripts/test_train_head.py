@@ -60,6 +60,13 @@ def test_a_loss_without_a_cause_is_not_learned() -> None:
     assert abs(judged(head, held_back)["spearman"]) < 0.4
 
 
+def test_targets_that_are_all_equal_have_no_order_to_agree_with() -> None:
+    examples = problem(60)
+    constant = replace(examples, targets=np.zeros((len(examples.features), 60), np.float32))
+
+    assert "spearman" not in judged(trained(examples), constant)
+
+
 def test_a_share_of_the_images_is_held_back_with_all_that_belongs_to_them() -> None:
     examples = problem(200)
     examples = replace(examples, features=np.arange(2 * 200 * 8, dtype=np.float32).reshape(2, 200, 8))
@@ -278,15 +285,21 @@ def test_caches_are_joined_side_by_side_each_with_its_own_targets(
     assert np.array_equal(examples.features[0, 192:], found[1].clean)
 
 
-def test_each_cache_has_labels_of_its_own(cached: Stages, backbone: Backbone, three_classes: Representations) -> None:
+def test_classes_of_one_name_are_one_class_in_all_caches(
+    cached: Stages, backbone: Backbone, three_classes: Representations
+) -> None:
     train, reference = caches(cached, "train", "reference")
+    renamed = replace(three_classes, description={**three_classes.description, "classes": ["new", "white", "newer"]})
+    assert three_classes.description["classes"] == ["green", "violet", "white"]
+    assert train.description["classes"][3:] == ["green", "violet", "white"]
 
-    examples = joined([train, three_classes, reference, three_classes], backbone, None, layers=False)
+    examples = joined([train, three_classes, reference, renamed], backbone, None, layers=False)
 
     assert examples.targets is None
-    expected = [train.labels, 6 + three_classes.labels, 9 + reference.labels, 15 + three_classes.labels]
-    assert np.array_equal(examples.labels, np.concatenate(expected))
-    assert np.unique(examples.labels).size == 18
+    others = np.array([6, 5, 7])[three_classes.labels]
+    assert np.array_equal(
+        examples.labels, np.concatenate([train.labels, 3 + three_classes.labels, reference.labels, others])
+    )
 
 
 def test_one_cache_is_not_copied(cached: Stages, backbone: Backbone) -> None:

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.backbone import create_backbone
-from models.datasets import DatasetError
 from models.errors import UserError
 from models.methods.base import Sizes, Standardise
 from models.methods.losspred import LossPrediction
 from models.methods.registry import METHODS, make_head
 from models.methods.sngp import Sngp
 from models.preprocess import Preprocessing
+from models.selections import DatasetError
 from scripts import bench_uncertainty
 from scripts.bench import trainable
 from scripts.bench.pixels import PreLogits, represented
