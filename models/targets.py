@@ -13,6 +13,7 @@ from models.methods.base import Sizes
 from models.methods.cross_entropy import CrossEntropy
 from models.methods.fit import CachedBatches, Examples, Schedule, fit
 from models.representations import Representations
+from uncertainty.metrics import midranks
 from uncertainty.neighbours import k_nearest
 
 PROBE_STEPS = 200  # of a probe's training at least: of few images, five epochs would teach it next to nothing
@@ -64,6 +65,17 @@ def retrieval_error(
     looked at.
     """
     return np.stack([_galleries_error(other, same, rate) for _, other, same in _searches(cached, k)])
+
+
+def retrieval_rank(cached: Representations, backbone: Backbone | None = None) -> NDArray[np.float32]:
+    """The rank of each view's `retrieval_error` among all views of the data set, from 0 to 1: (1 + k, n).
+
+    Of several data sets, an easy one and a hard one then have the same targets, and what is left to learn is which
+    images are the harder ones of their own data set.
+    """
+    error = retrieval_error(cached)
+    rank: NDArray[np.float32] = ((midranks(error.ravel()) - 0.5) / error.size).astype(np.float32)
+    return rank.reshape(error.shape)
 
 
 def _searches(
@@ -163,4 +175,5 @@ TARGETS: dict[str, Callable[[Representations, Backbone], NDArray[np.float32]]] =
     "probe": probe_loss,
     "retrieval": retrieval_loss,
     "retrieval-error": retrieval_error,
+    "retrieval-rank": retrieval_rank,
 }

@@ -160,13 +160,15 @@ def _arguments() -> argparse.ArgumentParser:
     arguments.add_argument("--votes", type=named_path, action="append", default=[], metavar="NAME=FILE")
     arguments.add_argument("--validation", action="append", default=[], metavar="NAME", help="a set to choose on")
     arguments.add_argument("--inside", help="spec of images like those the backbones know, to tell foreign ones from")
-    arguments.add_argument("--methods", nargs="+", choices=tuple(METHODS), help="only these methods")
+    arguments.add_argument("--methods", nargs="+", choices=tuple(METHODS), metavar="METHOD", help="only these methods")
     arguments.add_argument("--seeds", type=int, default=5, help="trainings of each method behind each backbone")
     arguments.add_argument("--epochs", type=int, default=5, help="epochs of each training")
     arguments.add_argument("--views", type=int, default=3, help="augmented views of each training image")
     arguments.add_argument("--sample", type=int, default=500, help="images of each set that are also degraded")
     arguments.add_argument("--scaling", type=int, nargs="*", default=[], help="smaller numbers of training images")
-    arguments.add_argument("--scaled", nargs="*", choices=tuple(METHODS), default=[], help="methods to train on those")
+    arguments.add_argument(
+        "--scaled", nargs="*", choices=tuple(METHODS), metavar="METHOD", default=[], help="methods to train on those"
+    )
     arguments.add_argument("--limit", type=int, help="at most this many images of each set, for a quick run")
     arguments.add_argument("--trainable", metavar="SPEC", help="images to train a small backbone on with each method")
     arguments.add_argument("--trainable-unseen", metavar="SPEC", help="images of other classes, to judge those on")

@@ -13,7 +13,7 @@ START_LENGTH = 0.5
 
 
 class VonMisesFisherHead(Head):
-    """Each image as a distribution vMF(mu, kappa) on the sphere of a projection, with uncertainty 1 / kappa.
+    """Each image as a distribution vMF(mu, kappa) on the sphere of a projection of e, with uncertainty 1 / kappa of e.
 
     At first every image has about the kappa, `start`, with which the mean of its distribution has length 0.5: so the
     samples of an image keep together as well in one dimension as in another.
@@ -23,13 +23,13 @@ class VonMisesFisherHead(Head):
         super().__init__(sizes)
         self.start = concentration_of(START_LENGTH, projection)
         self.projection = Projection(sizes, projection)
-        self.scalar = PositiveScalar(Sizes(projection, projection, sizes.classes))
+        self.scalar = PositiveScalar(Sizes(sizes.dimension, sizes.dimension, sizes.classes))
         bias = self.scalar.layers[-1].get_parameter("bias")
         nn.init.constant_(bias, math.log(math.expm1(1 / self.start)))  # what softplus takes to 1 / start
 
     def forward(self, features: Tensor) -> Tensor:
         """1 / kappa (b,)."""
-        uncertainty: Tensor = self.scalar(self.projection(features))
+        uncertainty: Tensor = self.scalar(self.pooled(features))
         return uncertainty
 
     def embed(self, features: Tensor) -> Tensor:
@@ -38,14 +38,12 @@ class VonMisesFisherHead(Head):
 
     def distribution(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """The images' mu (b, p) and kappa (b,)."""
-        projected = self.projection(features)  # (b, p)
-        return F.normalize(projected, dim=1), 1 / self.scalar(projected)
+        return self.embed(features), 1 / self(features)
 
     def prepare(self, features: Tensor, labels: Tensor) -> None:
         """Standardise by the training features (n, f)."""
         self.projection.fit(features)
-        with torch.no_grad():
-            self.scalar.standardise.fit(self.projection(features))
+        self.scalar.standardise.fit(self.pooled(features))
 
     def class_directions(self, features: Tensor, labels: Tensor) -> Tensor:
         """Direction of the mean projection of each class (c, p), random for a class without images."""

@@ -70,7 +70,7 @@ def test_a_short_training_recovers_the_order_and_the_size_of_the_true_posteriors
 
     assert found["spearman_kappa"] > 0.7
     assert found["spearman_cosine"] > 0.95
-    assert 0.5 < found["median_kappa_ratio"] < 2
+    assert 0.4 < found["median_kappa_ratio"] < 2.5
 
 
 def test_the_full_setting_trains_network_and_head_together() -> None:
