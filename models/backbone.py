@@ -82,10 +82,10 @@ def represent(module: nn.Module, images: Tensor, preprocessing: Preprocessing) -
 
 
 def represent_layers(module: nn.Module, images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """What every stage of the backbone says of an image: (b, h, w, 3) uint8 -> (b, d + sum of 2 c).
+    """What every stage of the backbone says of an image: (b, h, w, 3) uint8 -> (b, d + sum of 2 c + 9).
 
     The pooled pre-logits e (b, d) first, then mean and standard deviation over positions of each of timm's intermediate
-    feature maps (b, c, h, w), from the first to the last.
+    feature maps (b, c, h, w), from the first to the last; then, of a backbone that classifies, `logit_statistics`.
 
     Raises:
         BackboneError: when timm gives no intermediate feature maps of this model.
@@ -98,7 +98,25 @@ def represent_layers(module: nn.Module, images: Tensor, preprocessing: Preproces
     flat = [each.flatten(2) for each in maps]  # (b, c, h w)
     spread = [each.var(dim=2, correction=0).clamp_min(1e-8).sqrt() for each in flat]  # (b, c)
     statistics = [part for each, deviation in zip(flat, spread, strict=True) for part in (each.mean(dim=2), deviation)]
+    classifier = timm_module.get_classifier()
+    if isinstance(classifier, nn.Linear) and classifier.out_features > 1:
+        statistics.append(logit_statistics(classifier(pooled)))
     return torch.cat([pooled, *statistics], dim=1)
+
+
+def logit_statistics(logits: Tensor) -> Tensor:
+    """How sure a classifier is, (b, c) -> (b, 9).
+
+    Entropy and log of the largest probability at the temperatures 1/2, 1 and 2, the log of the summed exponentials
+    (minus the energy), the lead of the largest logit, and the standard deviation of all.
+    """
+    columns = []
+    for temperature in (0.5, 1.0, 2.0):
+        log_probability = (logits / temperature).log_softmax(dim=1)
+        columns += [-(log_probability.exp() * log_probability).sum(dim=1), log_probability.amax(dim=1)]
+    first, second = logits.topk(2, dim=1).values.unbind(dim=1)
+    deviation = logits.var(dim=1, correction=0).clamp_min(1e-8).sqrt()
+    return torch.stack([*columns, logits.logsumexp(dim=1), first - second, deviation], dim=1)
 
 
 def classify(module: nn.Module, representation: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from scipy.special import softmax
+from scipy.stats import entropy
 from torch import nn
 
 from models.backbone import (
@@ -15,6 +17,7 @@ from models.backbone import (
     classify,
     create_backbone,
     load_backbone,
+    logit_statistics,
     read_state_dict,
     represent,
     represent_layers,
@@ -80,6 +83,47 @@ def normalised(backbone: Backbone, pixels: torch.Tensor) -> torch.Tensor:
     return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
+def logit_statistics_by_row(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    rows = []
+    for row in logits:
+        probabilities = [softmax(row / temperature) for temperature in (0.5, 1.0, 2.0)]
+        doubt = [value for each in probabilities for value in (entropy(each), np.log(each.max()))]
+        second, first = np.sort(row)[-2:]
+        rows.append([*doubt, np.log(np.exp(row).sum()), first - second, row.std()])
+    return np.array(rows)
+
+
+def test_logit_statistics_are_those_of_each_row() -> None:
+    logits = 3 * torch.randn(20, 7, generator=torch.Generator().manual_seed(0))
+
+    found = logit_statistics(logits)
+
+    assert found.shape == (20, 9)
+    assert np.allclose(found, logit_statistics_by_row(logits.double().numpy()), rtol=1e-4, atol=1e-5)
+
+
+def test_equal_logits_are_as_unsure_as_can_be_and_have_a_finite_gradient() -> None:
+    logits = torch.zeros(1, 4, requires_grad=True)
+
+    found = logit_statistics(logits)
+    torch.autograd.backward(found.sum())
+
+    assert found[0, :2].tolist() == pytest.approx([np.log(4), -np.log(4)])
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_a_model_that_does_not_classify_has_layers_alone() -> None:
+    backbone = create_backbone("test_efficientnet", classes=("a", "b"))
+    timm_module: Any = backbone.module
+    with_logits = represent_layers(backbone.module, images(2), backbone.preprocessing)
+
+    timm_module.reset_classifier(0)
+
+    without = represent_layers(backbone.module, images(2), backbone.preprocessing)
+    assert torch.equal(without, with_logits[:, :-9])
+
+
 @pytest.mark.parametrize(("backbone", "maps"), [(tiny_backbone(), 5), (tiny_vit(), 6)], ids=["convolutions", "vit"])
 def test_layers_are_represented_by_mean_and_spread_over_the_positions(backbone: Backbone, maps: int) -> None:
     timm_module: Any = backbone.module
@@ -87,6 +131,7 @@ def test_layers_are_represented_by_mean_and_spread_over_the_positions(backbone: 
         found = represent_layers(backbone.module, images(3), backbone.preprocessing)
         pooled = represent(backbone.module, images(3), backbone.preprocessing)
         layers = timm_module.forward_intermediates(normalised(backbone, images(3)), intermediates_only=True)
+        logits = classify(backbone.module, pooled)
 
     assert len(layers) == maps
     expected = [pooled.double().numpy()]
@@ -94,6 +139,7 @@ def test_layers_are_represented_by_mean_and_spread_over_the_positions(backbone: 
         values = layer.double().numpy()  # (b, c, h, w)
         expected.append(np.stack([[channel.mean() for channel in image] for image in values]))  # (b, c)
         expected.append(np.stack([[channel.std() for channel in image] for image in values]))
+    expected.append(logit_statistics_by_row(logits.double().numpy()))
     assert torch.equal(found[:, : pooled.shape[1]], pooled)
     assert found.shape == (3, sum(part.shape[1] for part in expected))
     assert np.allclose(found, np.concatenate(expected, axis=1), rtol=1e-4, atol=2e-4)

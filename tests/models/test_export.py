@@ -32,7 +32,7 @@ from uncertainty.novelty import fit_novelty, novelty
 
 IMAGES = 48
 SIZES = Sizes(dimension=96, features=96, classes=6)
-LAYERS = Sizes(dimension=96, features=896, classes=6)
+LAYERS = Sizes(dimension=96, features=905, classes=6)
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def test_a_cache_of_layers_holds_their_statistics_beside_the_pooled_columns(
     found = cached(backbone, dataset, tmp_path / "layers", layers=True, **settings)
     pooled = cached(backbone, dataset, tmp_path / "pooled", **settings)
 
-    assert found.features.shape == (3, 7, 896)
+    assert found.features.shape == (3, 7, 905)
     assert found.dimension == 96
     assert isinstance(found.features, np.memmap)
     assert found.description["layers"]

@@ -244,7 +244,7 @@ def test_a_head_may_see_all_layers(with_layers: Stages) -> None:
     head = load_head(with_layers.root / "head-layers", backbone.hash)
 
     assert head.layers
-    assert head.module.sizes == Sizes(96, 896, 6)
+    assert head.module.sizes == Sizes(96, 905, 6)
     other = np.array(cached.features[0])
     other[:, 96:] = 0.0
     assert not np.allclose(predict(head.module, cached.features[0]), predict(head.module, other), rtol=0.05)
@@ -318,7 +318,7 @@ def test_layers_are_looked_at_only_where_asked(layers: bool, with_layers: Stages
     examples = joined([held, reference], backbone, "retrieval", layers)
 
     parts = [each.features if layers else each.views for each in (held, reference)]
-    assert examples.features.shape[2] == (896 if layers else 96)
+    assert examples.features.shape[2] == (905 if layers else 96)
     assert np.array_equal(examples.features, np.concatenate(parts, axis=1))
     assert examples.targets is not None
     assert np.array_equal(examples.targets, np.concatenate([retrieval_loss(held), retrieval_loss(reference)], axis=1))
