@@ -13,7 +13,6 @@ from models.methods.base import Sizes
 from models.methods.cross_entropy import CrossEntropy
 from models.methods.fit import CachedBatches, Examples, Schedule, fit
 from models.representations import Representations
-from uncertainty.metrics import midranks
 from uncertainty.neighbours import k_nearest
 
 PROBE_STEPS = 200  # of a probe's training at least: of few images, five epochs would teach it next to nothing
@@ -54,6 +53,15 @@ def retrieval_loss(
     return np.stack([_soft_loss(cosine, other, same, temperature) for cosine, other, same in _searches(cached, k)])
 
 
+def scaled_retrieval_loss(cached: Representations, backbone: Backbone | None = None) -> NDArray[np.float32]:
+    """`retrieval_loss` in units of its standard deviation over all views of the data set: (1 + k, n).
+
+    So a head that learns from several data sets minds each of them, whatever its losses are like.
+    """
+    losses = retrieval_loss(cached)
+    return losses / max(float(losses.std()), 1e-3)
+
+
 def retrieval_error(
     cached: Representations, backbone: Backbone | None = None, k: int = 200, rate: float = 0.1
 ) -> NDArray[np.float32]:
@@ -65,17 +73,6 @@ def retrieval_error(
     looked at.
     """
     return np.stack([_galleries_error(other, same, rate) for _, other, same in _searches(cached, k)])
-
-
-def retrieval_rank(cached: Representations, backbone: Backbone | None = None) -> NDArray[np.float32]:
-    """The rank of each view's `retrieval_error` among all views of the data set, from 0 to 1: (1 + k, n).
-
-    Of several data sets, an easy one and a hard one then have the same targets, and what is left to learn is which
-    images are the harder ones of their own data set.
-    """
-    error = retrieval_error(cached)
-    rank: NDArray[np.float32] = ((midranks(error.ravel()) - 0.5) / error.size).astype(np.float32)
-    return rank.reshape(error.shape)
 
 
 def _searches(
@@ -173,7 +170,6 @@ TARGETS: dict[str, Callable[[Representations, Backbone], NDArray[np.float32]]] =
     "classification": classification_loss,
     "instance": instance_loss,
     "probe": probe_loss,
-    "retrieval": retrieval_loss,
+    "retrieval": scaled_retrieval_loss,
     "retrieval-error": retrieval_error,
-    "retrieval-rank": retrieval_rank,
 }

@@ -144,9 +144,6 @@ def _arguments() -> argparse.ArgumentParser:
     arguments.add_argument("--learning-rate", type=float, help=f"default {defaults.learning_rate}")
     arguments.add_argument("--weight-decay", type=float, help=f"default {defaults.weight_decay}")
     arguments.add_argument("--views", type=int, help=f"views of each image in a batch; default {defaults.views}")
-    arguments.add_argument(
-        "--balanced", action=argparse.BooleanOptionalAction, help="let every cache fill the same share of an epoch"
-    )
     arguments.add_argument("--held-back", type=float, default=0.1, help="share of images not trained on")
     arguments.add_argument("--seed", type=int, default=defaults.seed)
     arguments.add_argument("--out", type=Path, required=True, help="head folder to write")

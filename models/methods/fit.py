@@ -17,7 +17,7 @@ from models.schedule import warm_cosine
 
 @dataclass(frozen=True)
 class Schedule:
-    """What decides a training beside method and data; if `balanced`, every data set fills the same share of it."""
+    """What decides a training beside method and data."""
 
     epochs: int = 10
     batch_size: int = 256
@@ -25,26 +25,20 @@ class Schedule:
     weight_decay: float = 1e-4
     views: int = 2
     seed: int = 0
-    balanced: bool = False
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What a method learns from: `features` (v, n, f), view 0 clean, `labels` (n,), `targets` (v, n) or None.
-
-    `source` (n,) numbers the data sets that the images are of; None, if it is one.
-    """
+    """What a method learns from: `features` (v, n, f), view 0 clean, `labels` (n,), `targets` (v, n) or None."""
 
     features: NDArray[np.floating]
     labels: NDArray[np.int64]
     targets: NDArray[np.float32] | None = None
-    source: NDArray[np.int64] | None = None
 
     def rows(self, index: NDArray[np.int64]) -> "Examples":
         """The images at `index` (m,), in that order."""
         targets = None if self.targets is None else self.targets[:, index]
-        source = None if self.source is None else self.source[index]
-        return Examples(self.features[:, index], self.labels[index], targets, source)
+        return Examples(self.features[:, index], self.labels[index], targets)
 
     def clean(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
         """Clean features (m, f) and labels (m,) of at most `count` images, drawn at random."""
@@ -66,7 +60,6 @@ def side_by_side(parts: Sequence[Examples], classes: Sequence[Sequence[str]]) ->
         np.concatenate([part.features for part in parts], axis=1),
         np.concatenate(labels),
         np.concatenate(targets, axis=1) if targets else None,
-        np.repeat(np.arange(len(parts)), [part.labels.size for part in parts]),
     )
 
 
@@ -123,10 +116,7 @@ def fit(
 
 
 class CachedBatches:
-    """Batches of cached representations: each epoch sees every image once, in `views` random views of it.
-
-    If `balanced`, an epoch is as long, but images of small data sets are seen more often and those of large ones less.
-    """
+    """Batches of cached representations: each epoch sees every image once, in `views` random views of it."""
 
     def __init__(self, examples: Examples, schedule: Schedule) -> None:
         self._examples, self._schedule = examples, schedule
@@ -140,7 +130,7 @@ class CachedBatches:
         """Batches of features (views, b, f); the views of an image differ where there are enough of them."""
         examples, views = self._examples, self._schedule.views
         rng = np.random.default_rng((self._schedule.seed, epoch))
-        order = self._order(rng)[: len(self) * self._size]
+        order = rng.permutation(examples.labels.size)[: len(self) * self._size]
         for rows in order.reshape(len(self), self._size):
             shuffled = rng.random((len(examples.features), rows.size)).argsort(axis=0)
             numbers = shuffled[np.arange(views) % len(shuffled)]  # (views, b)
@@ -148,16 +138,6 @@ class CachedBatches:
             targets = np.empty((views, 0)) if examples.targets is None else examples.targets[numbers, rows]
             labels = torch.from_numpy(examples.labels[rows])
             yield Batch(features, labels, torch.from_numpy(targets.astype(np.float32)))
-
-    def _order(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """An epoch's images (n,)."""
-        count, source = self._examples.labels.size, self._examples.source
-        if source is None or not self._schedule.balanced:
-            return rng.permutation(count)
-        sets = [np.flatnonzero(source == number) for number in np.unique(source)]
-        share = -(-count // len(sets))
-        shares = [np.concatenate([rng.permutation(rows) for _ in range(-(-share // rows.size))]) for rows in sets]
-        return rng.permutation(np.concatenate([rows[:share] for rows in shares]))
 
 
 def _represented(backbone: nn.Module, batch: Batch) -> Batch:

@@ -52,7 +52,7 @@ class Method:
 
 
 WIDE = {"hidden": 256, "dropout": 0.7}
-ERROR = {**WIDE, "objective": "mse"}
+MSE = {**WIDE, "objective": "mse"}
 REGULAR = {"weight_decay": 0.05}
 
 METHODS: dict[str, Method] = {
@@ -77,16 +77,17 @@ METHODS: dict[str, Method] = {
     "pvu": Method(PvuHead, "PVU ranking head", target="probe"),
     "probe-loss": Method(PredictedLoss, "Probe loss, all pairs", WIDE, REGULAR, target="probe"),
     "retrieval-loss": Method(PredictedLoss, "Retrieval loss, all pairs", WIDE, REGULAR, target="retrieval"),
-    "retrieval-mse": Method(PredictedLoss, "Retrieval error", ERROR, REGULAR, target="retrieval-error"),
-    "retrieval-layers": Method(
-        PredictedLoss, "Retrieval error, layers", ERROR, REGULAR, "retrieval-error", layers=True
+    "retrieval-error": Method(
+        PredictedLoss, "Retrieval error, layers", MSE, REGULAR, target="retrieval-error", layers=True
     ),
+    "retrieval-mse": Method(PredictedLoss, "Retrieval loss", MSE, REGULAR, target="retrieval"),
+    "retrieval-layers": Method(PredictedLoss, "Retrieval loss, layers", MSE, REGULAR, target="retrieval", layers=True),
     "retrieval": Method(
         PredictedLoss,
-        "Retrieval error, layers, 4 heads",
-        {**ERROR, "members": 4},
+        "Retrieval loss, layers, 4 heads",
+        {**MSE, "members": 4},
         REGULAR,
-        target="retrieval-error",
+        target="retrieval",
         layers=True,
     ),
 }

@@ -17,7 +17,7 @@ from models.targets import (
     probe_loss,
     retrieval_error,
     retrieval_loss,
-    retrieval_rank,
+    scaled_retrieval_loss,
 )
 from tests.offline import CLASSES, tiny_backbone
 
@@ -300,22 +300,26 @@ def test_a_target_is_of_the_pooled_representation_whatever_the_layers_say(target
     assert np.array_equal(found, TARGETS[target](cached, tiny_backbone()))
 
 
-def test_retrieval_rank_is_the_place_among_all_views_of_the_data_set() -> None:
+def test_the_scaled_retrieval_loss_is_in_units_of_its_spread() -> None:
     cached = random_cache(images=30, views=2, seed=0, classes=6, dimension=96)
 
-    error, rank = retrieval_error(cached).ravel(), retrieval_rank(cached).ravel()
+    losses = retrieval_loss(cached)
 
-    places = [((error < each).sum() + ((error == each).sum() - 1) / 2 + 0.5) / error.size for each in error]
-    assert rank == pytest.approx(np.array(places), abs=1e-6)
-    assert rank.mean() == pytest.approx(0.5)
+    assert np.allclose(scaled_retrieval_loss(cached) * losses.std(), losses)
+    assert 0.1 < losses.std() < 0.9 or losses.std() > 1.1  # so that the unit tells
+
+
+def test_a_retrieval_loss_without_spread_stays_finite() -> None:
+    lonely = cache(np.eye(4)[None], np.arange(4))
+
+    assert np.isfinite(scaled_retrieval_loss(lonely)).all()
 
 
 def test_targets_are_named_after_what_loses() -> None:
     backbone, cached = tiny_backbone(), random_cache(images=30, views=2, seed=0, classes=6, dimension=96)
 
-    assert np.array_equal(TARGETS["retrieval"](cached, backbone), retrieval_loss(cached))
+    assert np.array_equal(TARGETS["retrieval"](cached, backbone), scaled_retrieval_loss(cached))
     assert np.array_equal(TARGETS["retrieval-error"](cached, backbone), retrieval_error(cached))
-    assert np.array_equal(TARGETS["retrieval-rank"](cached, backbone), retrieval_rank(cached))
     assert np.array_equal(TARGETS["instance"](cached, backbone), instance_loss(cached))
     assert np.array_equal(TARGETS["probe"](cached, backbone), probe_loss(cached))
     assert np.array_equal(TARGETS["instance"](cached, backbone), instance_loss(cached))

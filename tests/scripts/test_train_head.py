@@ -13,7 +13,7 @@ from models.methods.base import Head, Sizes
 from models.methods.fit import Examples, Schedule
 from models.methods.registry import METHODS
 from models.representations import Representations, load_representations
-from models.targets import TARGETS, TargetError, classification_loss, retrieval_loss
+from models.targets import TARGETS, TargetError, classification_loss, scaled_retrieval_loss
 from scripts import cache_representations, train_head
 from scripts.train_head import joined, judged, split
 from tests.scripts.conftest import IN_TORCH, POOLED, SMALL, Stages
@@ -196,7 +196,7 @@ def test_the_head_ranks_what_it_was_trained_for(with_head: Stages) -> None:
 
     uncertainty = predict(load_head(with_head.root / "head", backbone.hash).module, cached.clean)
 
-    assert spearman(uncertainty, retrieval_loss(cached)[0]) > 0.4
+    assert spearman(uncertainty, scaled_retrieval_loss(cached)[0]) > 0.4
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -277,7 +277,7 @@ def test_caches_are_joined_side_by_side_each_with_its_own_targets(
     examples = joined(found, backbone, target, layers=False)
 
     expected: list[Any] = [
-        retrieval_loss(each) if target == "retrieval" else classification_loss(each, backbone) for each in found
+        scaled_retrieval_loss(each) if target == "retrieval" else classification_loss(each, backbone) for each in found
     ]
     assert examples.targets is not None
     assert examples.features.shape == (1, 192 + 60, 96)
@@ -321,7 +321,9 @@ def test_layers_are_looked_at_only_where_asked(layers: bool, with_layers: Stages
     assert examples.features.shape[2] == (905 if layers else 96)
     assert np.array_equal(examples.features, np.concatenate(parts, axis=1))
     assert examples.targets is not None
-    assert np.array_equal(examples.targets, np.concatenate([retrieval_loss(held), retrieval_loss(reference)], axis=1))
+    assert np.array_equal(
+        examples.targets, np.concatenate([scaled_retrieval_loss(held), scaled_retrieval_loss(reference)], axis=1)
+    )
 
 
 def test_a_head_of_all_layers_needs_caches_of_all_layers(

@@ -1,5 +1,4 @@
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -73,36 +72,12 @@ def test_views_repeat_where_there_are_too_few() -> None:
     assert all(sorted(views.tolist()) in ([0, 0, 0, 1, 1], [0, 0, 1, 1, 1]) for views in views_of(made).T)
 
 
-def test_a_balanced_epoch_has_as_many_images_of_every_data_set() -> None:
-    made = replace(numbered(100, views=2), source=np.array([0] * 80 + [1] * 20))
-
-    usual, balanced = (one_epoch(made, Schedule(batch_size=20, balanced=each)) for each in (False, True))
-
-    assert len(usual) == len(balanced) == 5
-    times = torch.bincount(torch.cat([images_of(each)[0] for each in balanced]), minlength=100)
-    assert times[:80].sum() == times[80:].sum() == 50
-    assert times[:80].max() == 1
-    assert set(times[80:].tolist()) == {2, 3}
-    assert sorted(torch.cat([images_of(each)[0] for each in usual]).tolist()) == list(range(100))
-
-
-def test_a_single_data_set_is_balanced_as_it_is() -> None:
-    usual, balanced = (one_epoch(numbered(40, 2), Schedule(batch_size=20, balanced=each)) for each in (False, True))
-
-    assert all(torch.equal(one.features, other.features) for one, other in zip(usual, balanced, strict=True))
-
-
-def test_data_sets_side_by_side_are_known_by_number_and_keep_it_in_parts() -> None:
+def test_classes_of_one_name_are_one_class_side_by_side() -> None:
     parts = numbered(6, views=2), numbered(4, views=2)
 
     joined = side_by_side(parts, [("a", "b", "c"), ("d", "e", "a")])
 
-    assert joined.source is not None
-    assert joined.source.tolist() == [0] * 6 + [1] * 4
     assert joined.labels.tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 0, 3]
-    rows = joined.rows(np.array([1, 7]))
-    assert rows.source is not None
-    assert rows.source.tolist() == [0, 1]
 
 
 def test_labels_and_targets_are_those_of_the_image_and_view() -> None:
