@@ -81,7 +81,7 @@ def run_pool(images: Iterator[bytes], prepare: Prepare, session: OnnxSession, wo
             if not pending:
                 return count
             batch = [ready.get().result()]
-            while not ready.empty() and len(batch) < session.max_batch:
+            while not ready.empty() and len(batch) < session.tuning.max_batch:
                 batch.append(ready.get().result())
             session.run(batch)
             count, pending = count + len(batch), pending - len(batch)
@@ -92,9 +92,10 @@ def describe_session(settings: Settings) -> dict[str, Any]:
     session = open_session(load_bundle(settings.bundle), settings)
     return {
         "device": session.device.value,
-        "threads": settings.threads or usable_cores(),
+        "threads": session.tuning.threads,
+        "lanes": session.tuning.lanes,
         "decode_workers": decode_workers(settings),
-        "max_batch": session.max_batch,
+        "max_batch": session.tuning.max_batch,
         "buckets": list(session.buckets),
         "queue_images": settings.queue_images,
         "log_level": settings.log_level,

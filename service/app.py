@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from fastapi import FastAPI
@@ -19,7 +19,7 @@ from service.pipeline import Pipeline
 from service.routes import embed, gallery, health, retrieve
 from service.session import Session, SessionError, open_session
 from service.settings import Settings
-from service.telemetry import Logger, Metrics, make_metrics, name_model, stderr_logger
+from service.telemetry import Logger, Metrics, make_metrics, name_model, name_tuning, stderr_logger
 
 REFUSALS: Final = (BundleError, SessionError, GalleryError)  # for the operator to mend: their messages say how
 
@@ -69,9 +69,7 @@ async def _live(
     try:
         async with AsyncExitStack() as stack:
             lifecycle.services = await _load(stack, settings, openers, metrics, logger)
-            logger.info(
-                "ready", bundle=lifecycle.services.bundle.manifest.name, device=lifecycle.services.session.device
-            )
+            _log_ready(lifecycle.services)
             await stop.wait()
     except Exception as error:
         lifecycle.failure = error
@@ -89,7 +87,22 @@ async def _load(
     pipeline = Pipeline(bundle, session, settings, metrics, logger)
     stack.push_async_callback(pipeline.close)
     name_model(metrics, bundle, session.device)
+    name_tuning(metrics, session.tuning)
     return Services(settings, bundle, session, pipeline, store, metrics, logger)
+
+
+def _log_ready(services: Services) -> None:
+    session, tuning = services.session, services.session.tuning
+    for point in tuning.points:
+        services.logger.debug("tuning", **asdict(point))
+    services.logger.info(
+        "ready",
+        bundle=services.bundle.manifest.name,
+        device=session.device,
+        threads=tuning.threads,
+        lanes=tuning.lanes,
+        max_batch=tuning.max_batch,
+    )
 
 
 def _is_ready(lifecycle: Lifecycle) -> bool:

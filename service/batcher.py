@@ -1,6 +1,7 @@
 """One session shared by every request: what waits while it is busy becomes the next batch."""
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from service.errors import Overloaded, Unavailable, retry_after
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-SMOOTHING = 0.1  # weight of the newest batch in the running mean of seconds per image
+RATE_MEMORY_S = 10.0  # after which an answered image counts a third in the measured rate
 UNHEALTHY_RETRY_S = 5.0
 
 
@@ -35,11 +36,14 @@ class _Waiting(Generic[Item, Result]):
 
 
 class Admission:
-    """Images accepted and not yet answered, never more than `capacity`."""
+    """Images accepted and not yet answered, never more than `capacity`, and the rate at which they are answered."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, clock: Callable[[], float] = time.perf_counter) -> None:
         self.capacity = capacity
         self.images = 0
+        self._clock = clock
+        self._since = clock()
+        self._answered, self._busy_s = 0.0, 0.0  # of late: older images and seconds count less
 
     def refuse_if_full(self) -> None:
         """Spare a client an upload that would be refused at its end.
@@ -48,32 +52,57 @@ class Admission:
             Overloaded: where not even one more image would be taken.
         """
         if self.images >= self.capacity:
-            raise Overloaded(f"{self.images} images are in progress, the most there may be", headers=retry_after(1))
+            raise Overloaded(
+                f"{self.images} images are in progress, the most there may be", headers=retry_after(self.wait_s(1))
+            )
 
     @contextmanager
-    def hold(self, images: int, seconds_per_image: float) -> Iterator[None]:
+    def hold(self, images: int) -> Iterator[None]:
         """Take room for the images of one request, all or none, until the block ends.
 
         Raises:
-            Overloaded: where there is no room; its Retry-After is when the images before it should be done.
+            Overloaded: where there is no room; its Retry-After is when there should be.
         """
         if self.images + images > self.capacity:
             raise Overloaded(
                 f"{self.images} of {self.capacity} images are in progress and this request has {images}; try again",
-                headers=retry_after(self.images * seconds_per_image),
+                headers=retry_after(self.wait_s(images)),
             )
+        self._pass_time()
         self.images += images
         try:
             yield
         finally:
+            self._pass_time()
+            self._answered += images
             self.images -= images
+
+    def wait_s(self, images: int) -> float:
+        """Seconds until there should be room for so many images, by the rate measured of late; 0 before any."""
+        too_many = max(0, self.images + images - self.capacity)
+        return too_many * self._busy_s / self._answered if self._answered else 0.0
+
+    def _pass_time(self) -> None:
+        """Count the seconds since the last change as busy if any images were there, and let older ones fade."""
+        now = self._clock()
+        elapsed, self._since = now - self._since, now
+        if self.images:
+            fading = math.exp(-elapsed / RATE_MEMORY_S)
+            self._answered *= fading
+            self._busy_s = self._busy_s * fading + elapsed
+
+
+@dataclass(eq=False)
+class _Running(Generic[Item, Result]):
+    entries: list[_Waiting[Item, Result]]
+    since: float
 
 
 class Batcher(Generic[Item, Result]):
-    """Runs `run` on one thread, a batch at a time.
+    """Runs `run` on `lanes` threads, each of them a batch at a time.
 
-    A batch is whatever waits at the moment the thread is free, at most `max_batch`: a lone item never waits for others.
-    An item that makes `run` raise fails alone. Were the loop itself to die, every waiting item fails, `alive` turns
+    A batch is whatever waits at the moment a thread is free, at most `max_batch`: a lone item never waits for others.
+    An item that makes `run` raise fails alone. Were a lane itself to die, every waiting item fails, `alive` turns
     False for good, and the health check tells the supervisor to start a new process.
     """
 
@@ -82,43 +111,43 @@ class Batcher(Generic[Item, Result]):
         run: Callable[[Sequence[Item]], Sequence[Result]],
         *,
         max_batch: int,
+        lanes: int = 1,
         on_batch: Callable[[int], None] = lambda size: None,
         on_death: Callable[[BaseException], None] = lambda error: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.seconds_per_image = 0.0
         self._run = run
         self._max_batch = max_batch
         self._on_batch = on_batch
         self._on_death = on_death
         self._clock = clock
         self._waiting: deque[_Waiting[Item, Result]] = deque()
-        self._running: list[_Waiting[Item, Result]] = []
-        self._running_since: float | None = None
+        self._running: list[_Running[Item, Result]] = []
         self._arrived = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="candor-session")
-        self._loop = asyncio.create_task(self._serve(), name="candor-batcher")
-        self._loop.add_done_callback(self._fail_all)
+        self._threads = ThreadPoolExecutor(lanes, thread_name_prefix="candor-session")
+        self._lanes = [asyncio.create_task(self._serve(), name=f"candor-lane-{number}") for number in range(lanes)]
+        for lane in self._lanes:
+            lane.add_done_callback(self._fail_all)
 
     @property
     def alive(self) -> bool:
         """Whether items given to `submit` are still being run."""
-        return not self._loop.done()
+        return not any(lane.done() for lane in self._lanes)
 
     @property
     def waiting(self) -> int:
-        """Items that wait for the thread, those in it not counted."""
+        """Items that wait for a thread, those in one not counted."""
         return len(self._waiting)
 
     def busy_s(self) -> float:
-        """Seconds that the batch now running has taken so far; 0 when idle."""
-        return 0.0 if self._running_since is None else self._clock() - self._running_since
+        """Seconds that the oldest of the batches now running has taken so far; 0 when idle."""
+        return self._clock() - min(running.since for running in self._running) if self._running else 0.0
 
     async def submit(self, item: Item) -> Batched[Result]:
         """Run one item; a caller that is cancelled takes its item out of the queue.
 
         Raises:
-            Unavailable: when the loop has died.
+            Unavailable: when a lane has died.
             Exception: what `run` raised for this item.
         """
         if not self.alive:
@@ -134,10 +163,11 @@ class Batcher(Generic[Item, Result]):
             raise
 
     async def close(self) -> None:
-        """Stop taking batches, and let the one that runs finish."""
-        self._loop.cancel()
-        await asyncio.gather(self._loop, return_exceptions=True)
-        await asyncio.to_thread(self._thread.shutdown)
+        """Stop taking batches, and let those that run finish."""
+        for lane in self._lanes:
+            lane.cancel()
+        await asyncio.gather(*self._lanes, return_exceptions=True)
+        await asyncio.to_thread(self._threads.shutdown)
 
     async def _serve(self) -> None:
         while True:
@@ -147,16 +177,16 @@ class Batcher(Generic[Item, Result]):
             self._arrived.clear()
 
     async def _serve_batch(self) -> None:
-        self._running = [self._waiting.popleft() for _ in range(min(self._max_batch, len(self._waiting)))]
-        self._running_since = started = self._clock()
-        self._on_batch(len(self._running))
-        items = [entry.item for entry in self._running]
-        outcomes = await asyncio.get_running_loop().run_in_executor(self._thread, self._run_isolated, items)
-        run_s = self._clock() - started
-        self.seconds_per_image += SMOOTHING * (run_s / len(items) - self.seconds_per_image)
-        for entry, outcome in zip(self._running, outcomes, strict=True):
-            _settle(entry, outcome, started - entry.since, run_s)
-        self._running, self._running_since = [], None
+        entries = [self._waiting.popleft() for _ in range(min(self._max_batch, len(self._waiting)))]
+        running = _Running(entries, self._clock())
+        self._running.append(running)
+        self._on_batch(len(entries))
+        items = [entry.item for entry in entries]
+        outcomes = await asyncio.get_running_loop().run_in_executor(self._threads, self._run_isolated, items)
+        run_s = self._clock() - running.since
+        for entry, outcome in zip(entries, outcomes, strict=True):
+            _settle(entry, outcome, running.since - entry.since, run_s)
+        self._running.remove(running)
 
     def _run_isolated(self, items: Sequence[Item]) -> list[Result | Exception]:
         """Run a batch; where it raises, run its items one by one so that only those at fault fail."""
@@ -168,14 +198,17 @@ class Batcher(Generic[Item, Result]):
             return [error] if len(items) == 1 else [self._run_isolated([item])[0] for item in items]
         return [*results]
 
-    def _fail_all(self, loop: "asyncio.Task[None]") -> None:
-        """Nobody waits for an answer that cannot come."""
-        for entry in (*self._running, *self._waiting):
+    def _fail_all(self, lane: "asyncio.Task[None]") -> None:
+        """Nobody waits for an answer that cannot come: without one lane, none goes on."""
+        for other in self._lanes:
+            other.cancel()
+        running = [entry for batch in self._running for entry in batch.entries]
+        for entry in (*running, *self._waiting):
             if not entry.future.done():
                 entry.future.set_exception(_dead())
-        self._running, self._running_since = [], None
+        self._running.clear()
         self._waiting.clear()
-        error = None if loop.cancelled() else loop.exception()
+        error = None if lane.cancelled() else lane.exception()
         if error is not None:
             self._on_death(error)
 

@@ -85,7 +85,11 @@ class Pipeline:
         self._logger = logger
         self._decoders = ThreadPoolExecutor(settings.decode_workers or usable_cores(), "candor-decode")
         self._batcher = Batcher(
-            self._infer, max_batch=session.max_batch, on_batch=metrics.batch_size.observe, on_death=self._log_death
+            self._infer,
+            max_batch=session.tuning.max_batch,
+            lanes=session.tuning.lanes,
+            on_batch=metrics.batch_size.observe,
+            on_death=self._log_death,
         )
         metrics.queue.set_function(lambda: self.admission.images)
 
@@ -110,7 +114,7 @@ class Pipeline:
             Overloaded: where the queue has no room for all of them.
             Unavailable: when the inference loop has died.
         """
-        with self.admission.hold(len(sources), self._batcher.seconds_per_image):
+        with self.admission.hold(len(sources)):
             if len(sources) == 1:
                 outcomes = [await self._embed_one(sources[0])]
             else:
@@ -148,7 +152,7 @@ class Pipeline:
         return Embedded(done.value, Timing(decoded.seconds, queue_s, done.run_s))
 
     def _infer(self, images: Sequence[NDArray[np.uint8]]) -> list[Scores]:
-        """(H, W, 3) images -> scores; runs on the session's thread."""
+        """(H, W, 3) images -> scores; runs on a lane's thread."""
         outputs = self._session.run(images)
         for name in ("embedding", "uncertainty", "novelty"):
             if not np.isfinite(getattr(outputs, name)).all():

@@ -197,6 +197,8 @@ class ModelBody(_Answer):
     training: dict[str, Any]
     metrics: dict[str, Any]
     device: str
+    threads: int
+    lanes: int
     max_batch: int
     threshold: ThresholdBody
     limits: dict[str, int | float]

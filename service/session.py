@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from models.bundle import Bundle
 from service.cores import usable_cores
 from service.settings import Device, Settings
+from service.tuning import Layout, Run, Tuning, cache_folder, choose, keep, key_of, layouts, measure, recall
 
 REQUIRED_OUTPUTS: Final = ("embedding", "uncertainty", "novelty")
 CUDA_PROVIDER: Final = "CUDAExecutionProvider"
 CPU_PROVIDER: Final = "CPUExecutionProvider"
-# Measured on two cores: a CPU gains nothing from large batches, and small ones keep latency low.
-DEFAULT_MAX_BATCH: Final = {Device.CPU: 4, Device.CUDA: 32}
+BATCHES: Final = {Device.CPU: (1, 2, 4, 8, 16, 32), Device.CUDA: (1, 4, 16, 32, 64, 128)}
+UNTUNED_BATCH: Final = {Device.CPU: 4, Device.CUDA: 32}
 CUDA_OPTIONS: Final = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
 DRIVER_VERSION: Final = Path("/proc/driver/nvidia/version")
 ERROR_SEVERITY: Final = 3
@@ -47,20 +48,20 @@ class Session(Protocol):
         """Where it runs; never `auto`."""
 
     @property
-    def max_batch(self) -> int:
-        """Most images of one call."""
+    def tuning(self) -> Tuning:
+        """How many calls should run at a time, and of how many images each."""
 
     def run(self, images: Sequence[NDArray[np.uint8]]) -> Outputs:
-        """Images of (H, W, 3), at most `max_batch` of them, to outputs in the same order."""
+        """Images of (H, W, 3), at most `tuning.max_batch` of them, to outputs in the same order."""
 
 
 class OnnxSession:
     """An onnxruntime session fed in a fixed set of batch sizes, so that each shape is planned once."""
 
-    def __init__(self, session: ort.InferenceSession, device: Device, max_batch: int, size: int) -> None:
+    def __init__(self, session: ort.InferenceSession, device: Device, tuning: Tuning, size: int) -> None:
         self.device = device
-        self.max_batch = max_batch
-        self.buckets = batch_buckets(max_batch)
+        self.tuning = tuning
+        self.buckets = batch_buckets(tuning.max_batch)
         self._session = session
         self._size = size
 
@@ -86,26 +87,58 @@ def batch_buckets(max_batch: int) -> tuple[int, ...]:
 
 
 def open_session(bundle: Bundle, settings: Settings) -> OnnxSession:
-    """Load the bundle's graph on the device asked for, check its inputs and outputs, and warm every bucket.
+    """Load the bundle's graph on the device asked for, check it, tune it to this machine, and warm every bucket.
 
     Raises:
         SessionError: where CUDA was asked for and is missing, or the graph is not what the manifest says.
     """
     device, session = _create(bundle.graph_path, settings)
     _check_signature(session, bundle)
-    max_batch = settings.max_batch or DEFAULT_MAX_BATCH[device]
-    opened = OnnxSession(session, device, max_batch, bundle.preprocessing.size)
+    tuning = _tuned(bundle, settings, device)
+    if tuning.threads != _threads(settings):
+        session = _create_on(bundle.graph_path, device, tuning.threads)
+    opened = OnnxSession(session, device, tuning, bundle.preprocessing.size)
     _warm(opened, bundle)
     return opened
 
 
+def _tuned(bundle: Bundle, settings: Settings, device: Device) -> Tuning:
+    """What the settings say, and for what they leave open, what carries most here."""
+    threads, lanes, batch = settings.threads, settings.lanes, settings.max_batch
+    if not settings.autotune or (lanes and batch):
+        return Tuning(_threads(settings), lanes or 1, batch or UNTUNED_BATCH[device])
+    found = layouts(usable_cores()) if device is Device.CPU else [Layout(usable_cores(), lanes) for lanes in (1, 2)]
+    if threads or lanes:
+        found = [Layout(threads or max(1, usable_cores() // lanes), lanes or 1)]
+    batches = (batch,) if batch else BATCHES[device]
+    key = key_of(bundle.hash, device, ort.__version__, found, batches)
+    kept = recall(key, cache_folder())
+    if kept is not None:
+        return kept
+    size = bundle.preprocessing.size
+    noise = np.random.default_rng(0).integers(0, 256, (max(batches), size, size, 3), dtype=np.uint8)
+
+    def open_run(threads: int) -> Run:
+        session = _create_on(bundle.graph_path, device, threads)
+        return lambda count: session.run(list(REQUIRED_OUTPUTS), {"image": noise[:count]})
+
+    tuning = choose(measure(open_run, found, batches))
+    keep(key, tuning, cache_folder())
+    return tuning
+
+
+def _threads(settings: Settings) -> int:
+    return settings.threads or usable_cores()
+
+
 def _create(graph: Path, settings: Settings) -> tuple[Device, ort.InferenceSession]:
+    threads = _threads(settings)
     if settings.device is Device.CPU or (settings.device is Device.AUTO and not _has_cuda_provider()):
-        return Device.CPU, _create_on(graph, settings, [CPU_PROVIDER])
+        return Device.CPU, _create_on(graph, Device.CPU, threads)
     missing = missing_for_cuda()
     if not missing:
         ort.preload_dlls(directory="")  # the CUDA and cuDNN of the installed wheels, before the first session
-        session = _create_on(graph, settings, [(CUDA_PROVIDER, CUDA_OPTIONS), CPU_PROVIDER])
+        session = _create_on(graph, Device.CUDA, threads)
         if CUDA_PROVIDER in session.get_providers():
             return Device.CUDA, session
         missing = [
@@ -113,19 +146,20 @@ def _create(graph: Path, settings: Settings) -> tuple[Device, ort.InferenceSessi
         ]
     if settings.device is Device.AUTO:
         logging.getLogger(__name__).warning("serving on the CPU: %s", missing[0])
-        return Device.CPU, _create_on(graph, settings, [CPU_PROVIDER])
+        return Device.CPU, _create_on(graph, Device.CPU, threads)
     raise SessionError("CANDOR_DEVICE=cuda, but CUDA cannot be had here:" + "".join(f"\n- {item}" for item in missing))
 
 
-def _create_on(graph: Path, settings: Settings, providers: list[Any]) -> ort.InferenceSession:
+def _create_on(graph: Path, device: Device, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = settings.threads or usable_cores()
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = ERROR_SEVERITY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    cuda = [(CUDA_PROVIDER, CUDA_OPTIONS)] if device is Device.CUDA else []
     try:
-        return ort.InferenceSession(graph, options, providers=providers)
+        return ort.InferenceSession(graph, options, providers=[*cuda, CPU_PROVIDER])
     except Exception as error:
         raise SessionError(f"onnxruntime cannot load {graph}: {error}") from error
 
@@ -180,7 +214,7 @@ def _check_signature(session: ort.InferenceSession, bundle: Bundle) -> None:
 def _warm(session: OnnxSession, bundle: Bundle) -> None:
     """Run each bucket once, the largest first so that memory is taken once, and check the numbers that come out."""
     size = bundle.preprocessing.size
-    noise = np.random.default_rng(0).integers(0, 256, (session.max_batch, size, size, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (session.tuning.max_batch, size, size, 3), dtype=np.uint8)
     for bucket in reversed(session.buckets):
         outputs = session.run(list(noise[:bucket]))
     for name in REQUIRED_OUTPUTS:

@@ -52,13 +52,20 @@ class Settings(BaseSettings):
         default=Device.AUTO,
         description="`cuda` refuses to start where it cannot be had, `auto` takes it if it works, else `cpu`.",
     )
-    threads: int = Field(
-        default=0, ge=0, le=1024, description="Threads of one inference; 0: the cores this process may use."
+    autotune: bool = Field(
+        default=True,
+        description="Measure at the first start which threads, lanes and batch size carry most, for those left at 0.",
     )
+    threads: int = Field(
+        default=0, ge=0, le=1024, description="Threads of one inference; 0: tuned, or the cores this process may use."
+    )
+    lanes: int = Field(default=0, ge=0, le=1024, description="Inferences at a time; 0: tuned, or 1.")
     decode_workers: int = Field(
         default=0, ge=0, le=1024, description="Images decoded at a time; 0: the cores this process may use."
     )
-    max_batch: int = Field(default=0, ge=0, le=1024, description="Images in one inference; 0: 4 on a CPU, 32 on CUDA.")
+    max_batch: int = Field(
+        default=0, ge=0, le=1024, description="Images in one inference; 0: tuned, or 4 on a CPU, 32 on CUDA."
+    )
     queue_images: int = Field(
         default=256, ge=1, description="Images accepted and not yet answered; a request beyond that is answered 429."
     )

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from models.bundle import Bundle
 from service.settings import Device, LogFormat, Settings
+from service.tuning import Tuning
 
 LATENCY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 BATCH_BUCKETS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
@@ -38,6 +39,7 @@ class Metrics:
     gallery_items: Gauge
     ready: Gauge
     model_info: Gauge
+    tuning: Gauge
 
     def render(self) -> bytes:
         """The text that Prometheus reads."""
@@ -92,6 +94,9 @@ def make_metrics() -> Metrics:
             ["bundle", "hash", "backbone", "device"],
             registry=registry,
         ),
+        tuning=Gauge(
+            "candor_tuning", "Threads of one inference, lanes of them, images in one.", ["what"], registry=registry
+        ),
     )
     for stage in STAGES:
         metrics.stage_seconds.labels(stage)
@@ -110,6 +115,12 @@ def name_model(metrics: Metrics, bundle: Bundle, device: Device) -> None:
     """Say which bundle is served, and where it runs."""
     manifest = bundle.manifest
     metrics.model_info.labels(manifest.name, bundle.hash, manifest.backbone.name, device.value).set(1)
+
+
+def name_tuning(metrics: Metrics, tuning: Tuning) -> None:
+    """Say how inference is laid out."""
+    for what in ("threads", "lanes", "max_batch"):
+        metrics.tuning.labels(what).set(getattr(tuning, what))
 
 
 def make_logger(settings: Settings, stream: TextIO) -> Logger:

@@ -56,7 +56,7 @@ async def model(request: Request) -> dict[str, Any]:
         "training": manifest.training.model_dump(),
         "metrics": manifest.metrics,
         "device": services.session.device.value,
-        "max_batch": services.session.max_batch,
+        **{name: getattr(services.session.tuning, name) for name in ("threads", "lanes", "max_batch")},
         "threshold": default_threshold(settings).as_dict(),
         "limits": {name: getattr(settings, name) for name in LIMITS},
         "version": package_version(),

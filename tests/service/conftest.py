@@ -57,6 +57,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("CANDOR_") and name != "CANDOR_TEST_DATA":
             monkeypatch.delenv(name)
+    monkeypatch.setenv("CANDOR_AUTOTUNE", "false")  # which takes seconds, and depends on the machine
 
 
 @pytest.fixture

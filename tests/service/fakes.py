@@ -11,6 +11,7 @@ from service.gallery.base import Filter, Found, Item, Match, Removed
 from service.gallery.filters import parse_filter, passes
 from service.session import Outputs, Session
 from service.settings import Device
+from service.tuning import Tuning
 
 
 class FakeGallery:
@@ -95,8 +96,8 @@ class GatedSession:
         return self._session.device
 
     @property
-    def max_batch(self) -> int:
-        return self._session.max_batch
+    def tuning(self) -> Tuning:
+        return self._session.tuning
 
     def run(self, images: Sequence[NDArray[np.uint8]]) -> Outputs:
         self.batches.append(len(images))
@@ -117,8 +118,8 @@ class PoisonedSession:
         return self._session.device
 
     @property
-    def max_batch(self) -> int:
-        return self._session.max_batch
+    def tuning(self) -> Tuning:
+        return self._session.tuning
 
     def run(self, images: Sequence[NDArray[np.uint8]]) -> Outputs:
         if any(not image.any() for image in images):

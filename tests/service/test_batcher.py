@@ -187,24 +187,109 @@ async def test_closing_fails_whoever_still_waits() -> None:
         await second
 
 
+async def test_lanes_run_batches_side_by_side() -> None:
+    machine = Machine()
+    machine.gate.clear()
+    async with batching(machine, lanes=2) as batcher:
+        first = [asyncio.create_task(batcher.submit(item)) for item in range(5)]
+        for _ in range(2):
+            await asyncio.to_thread(machine.entered.acquire)
+        last = asyncio.create_task(batcher.submit(5))
+        await waiting(batcher, 1)  # both lanes are taken
+        machine.gate.set()
+        results = [(await task).value for task in (*first, last)]
+
+    assert sorted(map(len, machine.batches)) == [1, 1, 4]
+    assert results == [0, 1, 4, 9, 16, 25]
+
+
+async def test_the_oldest_running_batch_says_how_long_it_has_been_busy() -> None:
+    machine, clock = Machine(), Clock()
+    machine.gate.clear()
+    async with batching(machine, lanes=2, clock=clock) as batcher:
+        tasks = []
+        for now in (1.0, 3.0):
+            clock.now = now
+            tasks.append(asyncio.create_task(batcher.submit(1)))
+            await asyncio.to_thread(machine.entered.acquire)
+        clock.now = 4.0
+        assert batcher.busy_s() == 3.0
+        machine.gate.set()
+        await asyncio.gather(*tasks)
+        assert batcher.busy_s() == 0.0
+
+
+async def test_the_death_of_one_lane_is_that_of_all() -> None:
+    class Fatal(BaseException):
+        """Not an error of one item."""
+
+    machine, deaths = Machine(), list[BaseException]()
+    machine.gate.clear()
+
+    def run(items: Sequence[int]) -> list[int]:
+        if items == [9]:
+            raise Fatal
+        return machine(items)
+
+    async with batching(run, lanes=2, on_death=deaths.append) as batcher:
+        slow = asyncio.create_task(batcher.submit(2))
+        await asyncio.to_thread(machine.entered.acquire)
+        with pytest.raises(Unavailable):
+            await batcher.submit(9)
+        with pytest.raises(Unavailable):
+            await slow
+        assert not batcher.alive
+        assert [type(death) for death in deaths] == [Fatal]
+        machine.gate.set()
+
+
 def test_admission_counts_images_and_takes_all_or_none() -> None:
     admission = Admission(10)
-    with admission.hold(6, seconds_per_image=2.0):
-        with pytest.raises(Overloaded) as refused, admission.hold(5, seconds_per_image=2.0):
+    with admission.hold(6):
+        with pytest.raises(Overloaded), admission.hold(5):
             pass
         assert admission.images == 6
-        with admission.hold(4, seconds_per_image=2.0):
+        with admission.hold(4):
             assert admission.images == 10
             with pytest.raises(Overloaded):
                 admission.refuse_if_full()
         admission.refuse_if_full()
     assert admission.images == 0
-    assert refused.value.headers == {"Retry-After": "12"}
 
 
 def test_admission_gives_the_room_back_when_the_request_fails() -> None:
     admission = Admission(1)
-    with pytest.raises(ZeroDivisionError), admission.hold(1, 0.0):
+    with pytest.raises(ZeroDivisionError), admission.hold(1):
         raise ZeroDivisionError
-    with admission.hold(1, 0.0):
+    with admission.hold(1):
         assert admission.images == 1
+
+
+def test_retry_after_is_when_there_should_be_room_at_the_measured_rate() -> None:
+    clock = Clock()
+    admission = Admission(10, clock)
+    with admission.hold(4):
+        clock.now = 8.0  # 2 s an image
+    clock.now = 1000.0  # idle seconds say nothing of the rate
+
+    with admission.hold(9):
+        with pytest.raises(Overloaded) as refused, admission.hold(6):  # five must go
+            pass
+        assert refused.value.headers == {"Retry-After": "10"}
+        with admission.hold(1), pytest.raises(Overloaded) as full:
+            admission.refuse_if_full()
+        assert full.value.headers == {"Retry-After": "2"}
+
+
+def test_the_rate_follows_what_happened_of_late() -> None:
+    clock = Clock()
+    admission = Admission(1, clock)
+    for seconds in [5.0] + [0.5] * 100:
+        with admission.hold(1):
+            clock.now += seconds
+
+    assert admission.wait_s(3) == pytest.approx(2 * 0.5, rel=0.1)
+
+
+def test_before_any_answer_the_wait_is_not_known() -> None:
+    assert Admission(1).wait_s(100) == 0.0

@@ -1,0 +1,139 @@
+"""What is measured, what is chosen from it, and how a choice is kept."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from models.bundle import Bundle
+from service import session as session_module
+from service.session import open_session
+from service.settings import Device, Settings
+from service.tuning import Layout, Point, Tuning, choose, keep, key_of, layouts, measure, recall
+
+
+def points(threads: int, lanes: int, **images_per_s: float) -> list[Point]:
+    """Points of one layout, by `bN`, the size of the batch."""
+    return [Point(threads, lanes, int(batch[1:]), rate) for batch, rate in images_per_s.items()]
+
+
+@pytest.mark.parametrize(
+    ("cores", "expected"),
+    [(1, [(1, 1)]), (2, [(2, 1), (1, 2)]), (6, [(6, 1), (3, 2), (1, 6)]), (8, [(8, 1), (4, 2), (2, 4), (1, 8)])],
+)
+def test_layouts_use_all_cores_and_never_more(cores: int, expected: list[tuple[int, int]]) -> None:
+    assert layouts(cores) == [Layout(*each) for each in expected]
+
+
+def test_the_smallest_batch_that_does_nearly_as_well_is_taken() -> None:
+    assert choose(points(2, 1, b1=100, b2=180, b4=198, b8=200)).max_batch == 4
+    assert choose(points(2, 1, b1=300, b2=194)).max_batch == 1
+
+
+def test_lanes_must_pay_for_the_wait_of_a_lone_request() -> None:
+    alone = points(2, 1, b1=100, b4=150)
+
+    assert choose([*alone, *points(1, 2, b1=155)]).lanes == 1
+    found = choose([*alone, *points(1, 2, b1=170, b4=120)])
+    assert (found.threads, found.lanes, found.max_batch) == (1, 2, 1)
+    assert len(found.points) == 4
+
+
+def sleeper(seconds_of: Callable[[int], float], calls: list[int]) -> Callable[[int], Callable[[int], object]]:
+    """A graph whose runs take these seconds by the size of the batch."""
+
+    def run(batch: int) -> None:
+        calls.append(batch)
+        time.sleep(seconds_of(batch))
+
+    return lambda threads: run
+
+
+def test_larger_batches_are_tried_until_they_no_longer_pay() -> None:
+    calls: list[int] = []
+    graph = sleeper(lambda batch: 0.002 if batch <= 2 else 0.02 * batch, calls)
+
+    found = measure(graph, [Layout(2, 1)], (1, 2, 4, 8, 16), point_s=0.01)
+
+    assert [point.batch for point in found] == [1, 2, 4]
+    assert set(calls) == {1, 2, 4}
+    assert found[1].images_per_s > found[2].images_per_s
+
+
+def test_lanes_run_side_by_side_on_the_graph_of_their_threads() -> None:
+    opened: list[int] = []
+    meeting = threading.Barrier(3)
+
+    def open_run(threads: int) -> Callable[[int], object]:
+        opened.append(threads)
+        return lambda batch: meeting.wait(10) if threading.current_thread() is not threading.main_thread() else None
+
+    (point,) = measure(open_run, [Layout(4, 3)], (1,), point_s=0.0)
+
+    assert opened == [4]
+    assert (point.threads, point.lanes, point.batch) == (4, 3, 1)
+
+
+def test_a_choice_is_kept_and_recalled(tmp_path: Path) -> None:
+    chosen = Tuning(2, 1, 4, tuple(points(2, 1, b1=100, b4=150)))
+
+    keep("name", chosen, tmp_path / "new")
+
+    assert recall("name", tmp_path / "new") == chosen
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["name.json"]
+
+
+def test_what_cannot_be_read_or_kept_is_measured_again(tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_text('{"threads": 1}')
+    (tmp_path / "file").touch()
+
+    keep("name", Tuning(1, 1, 1), tmp_path / "file")
+
+    assert recall("broken", tmp_path) is None
+    assert recall("absent", tmp_path) is None
+
+
+def test_other_graphs_devices_and_versions_have_other_keys() -> None:
+    assert len({key_of("a", Device.CPU), key_of("b", Device.CPU), key_of("a", Device.CUDA), key_of("a")}) == 4
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(session_module, "usable_cores", lambda: 2)
+    return tmp_path / "candor" / "tuning"
+
+
+def test_a_session_is_tuned_once_and_opened_as_chosen(
+    bundle: Bundle, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(device=Device.CPU, autotune=True)
+    first = open_session(bundle, settings)
+    monkeypatch.setattr(session_module, "measure", lambda *_: pytest.fail("measured again"))
+
+    second = open_session(bundle, settings)
+
+    assert len(list(cache.iterdir())) == 1
+    assert {(point.threads, point.lanes) for point in first.tuning.points} == {(2, 1), (1, 2)}
+    assert second.tuning == first.tuning
+    assert second.buckets[-1] == first.tuning.max_batch
+
+
+def test_settings_come_before_what_is_measured(bundle: Bundle, cache: Path) -> None:
+    found = open_session(bundle, Settings(device=Device.CPU, autotune=True, threads=1)).tuning
+    assert {(point.threads, point.lanes) for point in found.points} == {(1, 1)}
+
+    found = open_session(bundle, Settings(device=Device.CPU, autotune=True, max_batch=3)).tuning
+    assert {point.batch for point in found.points} == {3}
+    assert found.max_batch == 3
+
+
+@pytest.mark.parametrize("given", [{"autotune": False}, {"autotune": True, "lanes": 1, "max_batch": 4}])
+def test_nothing_is_measured_where_nothing_is_open(
+    bundle: Bundle, cache: Path, given: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "measure", lambda *_: pytest.fail("measured"))
+
+    assert open_session(bundle, Settings(device=Device.CPU, **given)).tuning == Tuning(2, 1, 4)
