@@ -101,7 +101,8 @@ class _Running(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Runs `run` on `lanes` threads, each of them a batch at a time.
 
-    A batch is whatever waits at the moment a thread is free, at most `max_batch`: a lone item never waits for others.
+    A batch is whatever waits at the moment a thread is free, at most `max_batch`, or its share of that where several
+    threads are free: a lone item never waits for others.
     An item that makes `run` raise fails alone. Were a lane itself to die, every waiting item fails, `alive` turns
     False for good, and the health check tells the supervisor to start a new process.
     """
@@ -177,7 +178,9 @@ class Batcher(Generic[Item, Result]):
             self._arrived.clear()
 
     async def _serve_batch(self) -> None:
-        entries = [self._waiting.popleft() for _ in range(min(self._max_batch, len(self._waiting)))]
+        free = len(self._lanes) - len(self._running)  # this one among them: what waits is shared out
+        count = min(self._max_batch, -(-len(self._waiting) // free))
+        entries = [self._waiting.popleft() for _ in range(count)]
         running = _Running(entries, self._clock())
         self._running.append(running)
         self._on_batch(len(entries))
