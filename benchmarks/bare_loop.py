@@ -3,7 +3,7 @@
 import itertools
 import os
 import queue
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,18 @@ from numpy.typing import NDArray
 from benchmarks.cpu_time import Usage, metered
 from benchmarks.load import passes
 from models.bundle import Bundle, load_bundle
-from models.images import ImageLimits, decode_image
-from models.preprocess import preprocess
 from service.cores import usable_cores
+from service.pipeline import Prepare, preparation
 from service.session import OnnxSession, open_session
 from service.settings import Settings
 
 Pixels = NDArray[np.uint8]
-Prepare = Callable[[bytes], Pixels]
 
 
 def bare_pool(settings: Settings, photos: Sequence[Path], in_flight: int, seconds: float) -> tuple[int, Usage]:
     """As many decoder threads as the server, batches of whatever is ready: how many images, and this process's CPU."""
     bundle, session, data = _open(settings, photos)
-    prepare = preparation(bundle, settings)
+    prepare = preparation(bundle.preprocessing, settings)
 
     def loop(seconds: float) -> int:
         return run_pool(passes(data, seconds), prepare, session, decode_workers(settings), in_flight)
@@ -39,7 +37,7 @@ def bare_pool(settings: Settings, photos: Sequence[Path], in_flight: int, second
 def bare_single(settings: Settings, photos: Sequence[Path], seconds: float) -> tuple[int, Usage]:
     """One thread, one image at a time: how many images, and this process's CPU."""
     bundle, session, data = _open(settings, photos)
-    prepare = preparation(bundle, settings)
+    prepare = preparation(bundle.preprocessing, settings)
     run_single(passes(data, 0.0), prepare, session)
     return metered(lambda: run_single(passes(data, seconds), prepare, session), os.getpid())
 
@@ -47,12 +45,6 @@ def bare_single(settings: Settings, photos: Sequence[Path], seconds: float) -> t
 def _open(settings: Settings, photos: Sequence[Path]) -> tuple[Bundle, OnnxSession, list[bytes]]:
     bundle = load_bundle(settings.bundle)
     return bundle, open_session(bundle, settings), [photo.read_bytes() for photo in photos]
-
-
-def preparation(bundle: Bundle, settings: Settings) -> Prepare:
-    """From encoded bytes to the graph's pixels, within the server's limits."""
-    limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_pixels)
-    return lambda image: preprocess(decode_image(image, limits), bundle.preprocessing)
 
 
 def decode_workers(settings: Settings) -> int:

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from models.images import ImageLimits, Reduced, decode_image, decode_reduced
+
 Interpolation = Literal["bicubic", "bilinear", "nearest", "lanczos"]
 
 RESAMPLING = {
@@ -17,6 +19,7 @@ RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
+FAST_MARGIN = 3  # 59 dB from the exact pixels of photos, where twice has 55 dB
 MAX_ASPECT = 16  # the crop sees an aspect ratio of 1; what the widest filter adds is far less than the rest
 
 
@@ -43,13 +46,34 @@ def preprocess(image: Image.Image, config: Preprocessing) -> NDArray[np.uint8]:
     Source: the centre-crop mode of timm.data.create_transform; a test compares the two pixel by pixel.
     """
     image = _without_far_ends(image)
-    short_side = math.floor(config.size / config.crop_pct)
-    width, height = image.size
+    return _resize_and_crop(Reduced(image, image.size, (0, 0, *image.size)), config)
+
+
+def decode_fast(data: bytes, limits: ImageLimits, config: Preprocessing) -> NDArray[np.uint8]:
+    """Decode and preprocess in one: a large JPEG at a fraction of its size, at least `FAST_MARGIN` times what is asked.
+
+    Raises:
+        ImageError: as `decode_image`.
+    """
+    reduced = decode_reduced(data, limits, FAST_MARGIN * _short_side(config))
+    width, height = reduced.size
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        return preprocess(decode_image(data, limits), config)
+    return _resize_and_crop(reduced, config)
+
+
+def _short_side(config: Preprocessing) -> int:
+    return math.floor(config.size / config.crop_pct)
+
+
+def _resize_and_crop(reduced: Reduced, config: Preprocessing) -> NDArray[np.uint8]:
+    short_side = _short_side(config)
+    width, height = reduced.size
     if width <= height:
         target = (short_side, int(short_side * height / width))
     else:
         target = (int(short_side * width / height), short_side)
-    resized = image.resize(target, RESAMPLING[config.interpolation])
+    resized = reduced.image.resize(target, RESAMPLING[config.interpolation], box=reduced.box)
     left = round((target[0] - config.size) / 2.0)
     top = round((target[1] - config.size) / 2.0)
     cropped = resized.crop((left, top, left + config.size, top + config.size))

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import binascii
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -14,16 +14,19 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle
 from models.images import ImageError, ImageLimits, decode_image
-from models.preprocess import Preprocessing, preprocess
+from models.preprocess import Preprocessing, decode_fast, preprocess
 from service.batcher import Admission, Batcher
 from service.cores import usable_cores
 from service.errors import InferenceFailed, Malformed, Problem, Unavailable, UnreadableImage
 from service.session import Session
-from service.settings import Settings
+from service.settings import Decode, Settings
 from service.telemetry import Logger, Metrics, uncertainty_histogram
 
 Source = bytes | str
 """Encoded image bytes, or their base64 text, with or without `data:...;base64,` before it."""
+
+Prepare = Callable[[bytes], NDArray[np.uint8]]
+"""Encoded image bytes to pixels (H, W, 3)."""
 
 DATA_URI_HEAD = 256  # characters of a data URI in which its comma must come
 
@@ -75,7 +78,7 @@ class Pipeline:
         self.admission = Admission(settings.queue_images)
         self._bundle = bundle
         self._session = session
-        self._limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_pixels)
+        self._prepare = preparation(bundle.preprocessing, settings)
         self._metrics = metrics
         self._uncertainty = uncertainty_histogram(bundle, metrics.registry)
         self._ok = metrics.images.labels("ok")
@@ -135,9 +138,7 @@ class Pipeline:
         admitted = time.perf_counter()
         loop = asyncio.get_running_loop()
         try:
-            decoded = await loop.run_in_executor(
-                self._decoders, decode_source, source, self._limits, self._bundle.preprocessing
-            )
+            decoded = await loop.run_in_executor(self._decoders, decode_source, source, self._prepare)
             done = await self._batcher.submit(decoded.pixels)
         except ImageError as error:
             return UnreadableImage(error)
@@ -190,7 +191,15 @@ class Decoded:
     seconds: float
 
 
-def decode_source(source: Source, limits: ImageLimits, preprocessing: Preprocessing) -> Decoded:
+def preparation(config: Preprocessing, settings: Settings) -> Prepare:
+    """From encoded bytes to the graph's pixels, within the server's limits."""
+    limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_pixels)
+    if settings.decode is Decode.FAST:
+        return lambda data: decode_fast(data, limits, config)
+    return lambda data: preprocess(decode_image(data, limits), config)
+
+
+def decode_source(source: Source, prepare: Prepare) -> Decoded:
     """Decode and preprocess one image; runs on a decoder thread.
 
     Raises:
@@ -198,8 +207,7 @@ def decode_source(source: Source, limits: ImageLimits, preprocessing: Preprocess
         Malformed: for text that is not base64.
     """
     started = time.perf_counter()
-    data = from_text(source) if isinstance(source, str) else source
-    pixels = preprocess(decode_image(data, limits), preprocessing)
+    pixels = prepare(from_text(source) if isinstance(source, str) else source)
     return Decoded(pixels, started, time.perf_counter() - started)
 
 

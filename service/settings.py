@@ -23,6 +23,13 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
+class Decode(StrEnum):
+    """How an image becomes pixels."""
+
+    EXACT = "exact"
+    FAST = "fast"
+
+
 class LogFormat(StrEnum):
     """How a log line is written."""
 
@@ -62,6 +69,10 @@ class Settings(BaseSettings):
     lanes: int = Field(default=0, ge=0, le=1024, description="Inferences at a time; 0: tuned, or 1.")
     decode_workers: int = Field(
         default=0, ge=0, le=1024, description="Images decoded at a time; 0: the cores this process may use."
+    )
+    decode: Decode = Field(
+        default=Decode.EXACT,
+        description="`exact`: the pixels of training; `fast`: large JPEGs at a fraction of their size (docs/speed.md).",
     )
     max_batch: int = Field(
         default=0, ge=0, le=1024, description="Images in one inference; 0: tuned, or 4 on a CPU, 32 on CUDA."

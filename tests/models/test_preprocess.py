@@ -1,13 +1,15 @@
+import io
 import itertools
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.preprocess import MAX_ASPECT, Interpolation, Preprocessing, preprocess
+from models.images import ImageError, ImageLimits, decode_image
+from models.preprocess import MAX_ASPECT, Interpolation, Preprocessing, decode_fast, preprocess
 
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 CROP_PCTS = (1.0, 0.95, 0.9, 0.875)
@@ -121,9 +123,9 @@ def test_a_strip_of_millions_of_pixels_is_never_resized_whole(
     asked: list[tuple[int, int]] = []
     resize = Image.Image.resize
 
-    def record(self: Image.Image, size: tuple[int, int], resample: int) -> Image.Image:
+    def record(self: Image.Image, size: tuple[int, int], *rest: Any, **more: Any) -> Image.Image:
         asked.append(size)
-        return resize(self, size, resample)
+        return resize(self, size, *rest, **more)
 
     monkeypatch.setattr(Image.Image, "resize", record)
     assert preprocess(Image.new("RGB", shape, "red"), Preprocessing(64)).tolist() == [[[255, 0, 0]] * 64] * 64
@@ -136,3 +138,55 @@ def test_the_image_given_is_not_changed() -> None:
     preprocess(image, Preprocessing(32))
     assert image.size == (2, 90)
     assert np.array_equal(np.asarray(image), before)
+
+
+def jpeg(image: Image.Image, orientation: int = 1) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=95, exif=exif)
+    return buffer.getvalue()
+
+
+def exact(data: bytes, config: Preprocessing) -> NDArray[np.uint8]:
+    return preprocess(decode_image(data, ImageLimits()), config)
+
+
+def decibels(found: NDArray[np.uint8], expected: NDArray[np.uint8]) -> float:
+    """Peak signal-to-noise ratio."""
+    error = float(np.mean((found.astype(np.float64) - expected) ** 2))
+    return float(10 * np.log10(255**2 / max(error, 1e-9)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(403, 301), (301, 407)])  # no multiple of the reduction
+def test_fast_decoding_of_a_large_jpeg_is_close_to_the_exact_one(size: tuple[int, int], orientation: int) -> None:
+    data, config = jpeg(smooth(*size), orientation), Preprocessing(32, crop_pct=0.9)
+
+    found = decode_fast(data, ImageLimits(), config)
+
+    assert found.shape == (32, 32, 3)
+    assert decibels(found, exact(data, config)) > 40
+    assert decibels(found, exact(data, config)) < 80  # it was reduced
+
+
+def test_a_jpeg_of_less_than_twice_the_margin_is_decoded_exactly() -> None:
+    data, config = jpeg(smooth(190, 250)), Preprocessing(32)
+
+    assert np.array_equal(decode_fast(data, ImageLimits(), config), exact(data, config))
+
+
+def test_other_formats_and_strips_are_decoded_exactly() -> None:
+    buffer, config = io.BytesIO(), Preprocessing(16)
+    smooth(400, 300).save(buffer, "PNG")
+    strip = jpeg(smooth(2000, 100))
+
+    for data in (buffer.getvalue(), strip):
+        assert np.array_equal(decode_fast(data, ImageLimits(), config), exact(data, config))
+
+
+def test_fast_decoding_holds_to_the_limits_of_the_whole_image() -> None:
+    with pytest.raises(ImageError, match="403 x 301"):
+        decode_fast(jpeg(smooth(403, 301)), ImageLimits(max_pixels=100_000), Preprocessing(32))
+    with pytest.raises(ImageError, match="truncated or broken"):
+        decode_fast(jpeg(smooth(403, 301))[:800], ImageLimits(), Preprocessing(32))

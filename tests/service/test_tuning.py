@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,7 +133,7 @@ def test_settings_come_before_what_is_measured(bundle: Bundle, cache: Path) -> N
 
 @pytest.mark.parametrize("given", [{"autotune": False}, {"autotune": True, "lanes": 1, "max_batch": 4}])
 def test_nothing_is_measured_where_nothing_is_open(
-    bundle: Bundle, cache: Path, given: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, cache: Path, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session_module, "measure", lambda *_: pytest.fail("measured"))
 
