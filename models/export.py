@@ -125,8 +125,8 @@ def export_bundle(
         reference=Reference(
             dataset=calibration.dataset,
             count=calibration.count,
-            uncertainty=_rounded(calibration.uncertainty),
-            novelty=_rounded(calibration.novelty),
+            uncertainty=rounded(calibration.uncertainty),
+            novelty=rounded(calibration.novelty),
         ),
         training=Training(
             data=str(backbone.training.get("data", "unknown")),
@@ -174,7 +174,7 @@ def _embedding_dimension(model: nn.Module, images: NDArray[np.uint8]) -> int:
         return int(model(torch.from_numpy(images[:1]))[0].shape[1])
 
 
-def _rounded(quantiles: NDArray[np.float64]) -> list[float]:
+def rounded(quantiles: NDArray[np.float64]) -> list[float]:
     """Seven significant digits, more than float32 scores have."""
     return [float(f"{value:.7g}") for value in quantiles]
 

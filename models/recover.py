@@ -34,10 +34,15 @@ def recover_backbone(folder: Path) -> Backbone:
 
     Raises:
         BundleError: when the folder is no bundle, or its graph is not the one it describes.
-        BackboneError: when weights are missing from the graph or unknown to timm's model, by name, or when timm's
-            model and the graph disagree on random images.
+        BackboneError: when the bundle is in lower precision, when weights are missing from the graph or unknown to
+            timm's model, by name, or when timm's model and the graph disagree on random images.
     """
     bundle = load_bundle(folder)
+    lowered = bundle.manifest.metrics.get("precision")
+    if lowered:
+        raise BackboneError(
+            f"{folder} is in {lowered['precision']}: give the bundle that it was made of, {lowered['original'][:19]}"
+        )
     spec, training = bundle.manifest.backbone, bundle.manifest.training
     model = onnx.load(bundle.graph_path)
     stored = _parameters(model.graph)

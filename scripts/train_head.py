@@ -23,11 +23,12 @@ from models.methods.base import Head, Sizes
 from models.methods.fit import CachedBatches, Examples, Schedule, fit, side_by_side
 from models.methods.registry import METHODS, make_head
 from models.representations import Representations, load_representations
-from models.targets import TARGETS
+from models.targets import TARGETS, TargetError
 from scripts.common import command_line, current_commit, json_object, log_to_stderr, parser, write_json
 from uncertainty.metrics import r_auroc, recall_at_1, spearman
 from uncertainty.neighbours import nearest_neighbour
 
+LEAST_SPREAD = 1e-6  # of losses that can be told apart
 STATISTICS = 20_000  # images that means and covariances are taken from
 
 
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = {key: value for key, value in chosen.items() if value is not None}
     schedule = Schedule(**{**METHODS[options.method].schedule, **given})
     examples = joined(caches, backbone, target, options.layers or METHODS[options.method].layers)
+    if examples.targets is not None and np.ptp(examples.targets[0]) < LEAST_SPREAD:
+        raise TargetError(f"all images have the same {target} loss: there is nothing to learn")
     kept, held_back = split(examples, options.held_back, schedule.seed)
     sizes = Sizes(caches[0].dimension, examples.features.shape[2], int(examples.labels.max()) + 1)
     head, history = train_head(options.method, sizes, kept, schedule, options.options)

@@ -8,7 +8,6 @@ from pathlib import Path
 from models.backbone import BackboneError, load_backbone
 from models.bundle import file_sha256
 from models.datasets import open_dataset
-from models.errors import UserError
 from models.heads import DESCRIPTION_FILE, load_head
 from models.methods.fit import Schedule
 from models.methods.registry import METHODS
@@ -101,7 +100,7 @@ class Plan:
         target = ["--target", "instance"] if self._split.kind == INSTANCES and self._method.target else []
         arguments = ["--backbone", str(self.backbone), "--cache", self._path("training-cache"), *target]
         arguments += ["--method", self._options.method, "--epochs", str(self._epochs())]
-        return self._command("head", _train, "train-head", [*arguments, "--seed", str(self._options.seed)])
+        return self._command("head", train_head.main, "train-head", [*arguments, "--seed", str(self._options.seed)])
 
     def _evaluation(self) -> Stage:
         arguments = ["--data", f"{self._split.kind}={self._spec('evaluation')}"]
@@ -199,15 +198,3 @@ def _cache(arguments: Sequence[str]) -> None:
         cache_representations.main(arguments)
     except BackboneError as error:
         raise FitError(f"{error}; here, give a method that does without: --method {WITHOUT_LAYERS}") from error
-
-
-def _train(arguments: Sequence[str]) -> None:
-    """`candor train-head`, with the reason where there is nothing to learn."""
-    try:
-        train_head.main(arguments)
-    except UserError:
-        raise
-    except ValueError as error:  # of figures that are undefined where all targets are equal
-        raise FitError(
-            f"all images find their like equally well, or equally badly: nothing to learn: {error}"
-        ) from error

@@ -15,12 +15,14 @@ from models.graph import open_graph
 from models.recover import recover_backbone
 from tests.service.bundle_factory import make_bundle
 
+ORIGINAL = DEFAULT_BUNDLE.with_name("default-fp32")  # which the default one was made of
+
 WEIGHT = "module.layer2.0.conv1.weight"
 
 
 @pytest.fixture(scope="module")
 def recovered() -> Backbone:
-    return recover_backbone(DEFAULT_BUNDLE)
+    return recover_backbone(ORIGINAL)
 
 
 def images(size: int) -> Any:
@@ -44,10 +46,10 @@ def answers(backbone: Backbone, pixels: Any) -> tuple[Any, Any]:
 
 def copied(folder: Path, change: Callable[[Any], None], **manifest: Any) -> Path:
     """A copy of the default bundle with another graph, whose hash the manifest states."""
-    model = onnx.load(DEFAULT_BUNDLE / "model.onnx")
+    model = onnx.load(ORIGINAL / "model.onnx")
     change(model.graph)
     onnx.save(model, folder / "model.onnx")
-    content = json.loads((DEFAULT_BUNDLE / "bundle.json").read_text())
+    content = json.loads((ORIGINAL / "bundle.json").read_text())
     stated = {**content, "graph_sha256": file_sha256(folder / "model.onnx"), **manifest}
     (folder / "bundle.json").write_text(json.dumps(stated))
     return folder
@@ -74,11 +76,7 @@ def renamed(graph: Any, name: str, new: str) -> None:
 
 def test_embeddings_and_class_entropy_are_those_of_the_bundle(recovered: Backbone) -> None:
     pixels = images(recovered.preprocessing.size)
-    graph = dict(
-        zip(
-            load_bundle(DEFAULT_BUNDLE).manifest.outputs, open_graph(DEFAULT_BUNDLE / "model.onnx")(pixels), strict=True
-        )
-    )
+    graph = dict(zip(load_bundle(ORIGINAL).manifest.outputs, open_graph(ORIGINAL / "model.onnx")(pixels), strict=True))
 
     embedding, entropy = answers(recovered, pixels)
 
@@ -90,7 +88,7 @@ def test_embeddings_and_class_entropy_are_those_of_the_bundle(recovered: Backbon
 
 
 def test_what_the_bundle_says_of_its_backbone_is_kept(recovered: Backbone) -> None:
-    bundle = load_bundle(DEFAULT_BUNDLE)
+    bundle = load_bundle(ORIGINAL)
     stated = bundle.manifest.training
 
     assert recovered.name == "resnet18"
@@ -184,7 +182,7 @@ def test_a_graph_that_computes_something_else_is_refused(change: Callable[[Any],
 
 
 def test_a_manifest_with_other_preprocessing_is_refused(tmp_path: Path) -> None:
-    stated = json.loads((DEFAULT_BUNDLE / "bundle.json").read_text())["preprocessing"]
+    stated = json.loads((ORIGINAL / "bundle.json").read_text())["preprocessing"]
     bundle = copied(tmp_path, unchanged, preprocessing={**stated, "mean": [0.5, 0.5, 0.45]})
 
     with pytest.raises(BackboneError, match="disagrees with the graph"):
@@ -221,3 +219,10 @@ def test_a_graph_of_another_model_is_refused(model: str, tmp_path: Path) -> None
 def test_a_graph_that_no_timm_model_made_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BackboneError, match=r"holds no classifier .* of the timm model 'patches'"):
         recover_backbone(make_bundle(tmp_path))
+
+
+def test_a_bundle_in_lower_precision_names_the_one_it_was_made_of() -> None:
+    with pytest.raises(
+        BackboneError, match=f"in int8: give the bundle that it was made of, {load_bundle(ORIGINAL).hash[:19]}"
+    ):
+        recover_backbone(DEFAULT_BUNDLE)

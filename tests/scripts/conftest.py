@@ -7,7 +7,7 @@ import matplotlib
 import pytest
 import torch
 
-from scripts import cache_representations, calibrate, train_backbone, train_head
+from scripts import cache_representations, calibrate, export, train_backbone, train_head
 from tests.offline import TORCH, pictures, write_packed
 
 IN_TORCH = ["--device", TORCH, "--workers", "0"]
@@ -97,3 +97,12 @@ def calibrated(with_head: Stages) -> Stages:
     arguments += ["--reference", with_head.path("reference-cache"), "--quantiles", "21"]
     calibrate.main([*arguments, "--out", with_head.path("calibration")])
     return with_head
+
+
+@pytest.fixture(scope="session")
+def exported(calibrated: Stages) -> Stages:
+    """With a bundle."""
+    arguments = [*calibrated.judged, "--calibration", calibrated.path("calibration"), "--images", "40"]
+    arguments += ["--data", calibrated.path("test.npz"), "--name", "stripes"]
+    export.main([*arguments, "--out", calibrated.path("bundle")])
+    return calibrated

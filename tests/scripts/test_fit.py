@@ -21,6 +21,7 @@ from models.heads import HeadError, load_head, predict
 from models.methods.registry import METHODS
 from models.preprocess import preprocess
 from models.representations import load_representations
+from models.targets import TargetError
 from scripts import cache_representations, export, fit
 from scripts.fitting.ledger import run_stages
 from scripts.fitting.plan import AUGMENTED, Plan
@@ -327,7 +328,7 @@ def test_images_that_all_find_their_like_leave_nothing_to_learn(home: Home, tmp_
     image = pictures(1, seed=0)[0][0]
     write_folder(tmp_path / "twins", [image] * 10 + [pictures(1, seed=0)[0][1]] * 10, np.repeat([0, 1], 10))
 
-    with pytest.raises(FitError, match="nothing to learn"):
+    with pytest.raises(TargetError, match="nothing to learn"):
         fit.main(home.arguments(str(tmp_path / "twins"), "--method", "retrieval-mse", out="twins"))
 
 

@@ -12,6 +12,8 @@ from models.preprocess import Preprocessing
 from scripts import import_backbone
 from tests.offline import tensors, tiny_backbone
 
+ORIGINAL = DEFAULT_BUNDLE.with_name("default-fp32")  # which the default one was made of
+
 STATE = tensors(tiny_backbone(seed=3))
 
 
@@ -93,14 +95,14 @@ def test_a_model_that_timm_does_not_know_is_refused(weights: Path) -> None:
 
 
 def taken_from_bundle(out: Path, *more: str) -> Any:
-    import_backbone.main(["--bundle", str(DEFAULT_BUNDLE), "--out", str(out), *more])
+    import_backbone.main(["--bundle", str(ORIGINAL), "--out", str(out), *more])
     return load_backbone(out)
 
 
 def test_a_bundle_says_itself_what_its_backbone_is(tmp_path: Path) -> None:
     backbone = taken_from_bundle(tmp_path / "backbone")
 
-    bundle = load_bundle(DEFAULT_BUNDLE)
+    bundle = load_bundle(ORIGINAL)
     assert (backbone.name, backbone.preprocessing) == (bundle.manifest.backbone.name, bundle.preprocessing)
     assert dict(backbone.args) == {"channels": (32, 64, 128, 256)}
     assert backbone.classes == tuple(str(number) for number in range(160))
@@ -117,7 +119,7 @@ def test_what_is_known_of_a_bundle_can_be_added(tmp_path: Path) -> None:
 
     assert backbone.classes[:2] == ("n0", "n1")
     assert backbone.training["licence"] == "mine"
-    assert backbone.training["data"] == load_bundle(DEFAULT_BUNDLE).manifest.training.data
+    assert backbone.training["data"] == load_bundle(ORIGINAL).manifest.training.data
     assert backbone.preprocessing.size == 96
 
 

@@ -60,6 +60,15 @@ def test_a_loss_without_a_cause_is_not_learned() -> None:
     assert abs(judged(head, held_back)["spearman"]) < 0.4
 
 
+def test_losses_that_are_all_equal_are_refused(
+    with_layers: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TARGETS, "retrieval", lambda cached, backbone: np.ones(cached.views.shape[:2], np.float32))
+
+    with pytest.raises(TargetError, match="the same retrieval loss: there is nothing to learn"):
+        train_head.main([*with_layers.frozen, "--cache", with_layers.path("held-layers"), "--out", str(tmp_path)])
+
+
 def test_targets_that_are_all_equal_have_no_order_to_agree_with() -> None:
     examples = problem(60)
     constant = replace(examples, targets=np.zeros((len(examples.features), 60), np.float32))
