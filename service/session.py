@@ -94,6 +94,9 @@ def open_session(bundle: Bundle, settings: Settings) -> OnnxSession:
     """
     device, session = _create(bundle.graph_path, settings)
     _check_signature(session, bundle)
+    lowered = bundle.manifest.metrics.get("precision", {}).get("precision")
+    if (device, lowered) == (Device.CUDA, "int8"):
+        logging.getLogger(__name__).warning("%s is in int8, for CPUs: serve the bundle it was made of", bundle.path)
     tuning = _tuned(bundle, settings, device)
     if tuning.threads != _threads(settings):
         session = _create_on(bundle.graph_path, device, tuning.threads)

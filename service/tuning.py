@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -110,8 +111,10 @@ def key_of(*parts: object) -> str:
 
 
 def cache_folder() -> Path:
-    """Where choices are kept: `candor/tuning` in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "candor" / "tuning"
+    """Where choices are kept: `candor/tuning` in the user's cache, or among temporary files for a user without one."""
+    home = os.path.expanduser("~")
+    cache = Path(home) / ".cache" if Path(home).is_absolute() else Path(tempfile.gettempdir())
+    return Path(os.environ.get("XDG_CACHE_HOME") or cache) / "candor" / "tuning"
 
 
 def recall(key: str, folder: Path) -> Tuning | None:

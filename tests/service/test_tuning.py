@@ -1,5 +1,6 @@
 """What is measured, what is chosen from it, and how a choice is kept."""
 
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from models.bundle import Bundle
 from service import session as session_module
 from service.session import open_session
 from service.settings import Device, Settings
-from service.tuning import Layout, Point, Tuning, choose, keep, key_of, layouts, measure, recall
+from service.tuning import Layout, Point, Tuning, cache_folder, choose, keep, key_of, layouts, measure, recall
 
 
 def points(threads: int, lanes: int, **images_per_s: float) -> list[Point]:
@@ -94,6 +95,15 @@ def test_what_cannot_be_read_or_kept_is_measured_again(tmp_path: Path) -> None:
 
     assert recall("broken", tmp_path) is None
     assert recall("absent", tmp_path) is None
+
+
+def test_choices_are_kept_in_the_users_cache_or_where_anyone_may_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert cache_folder() == Path("/home/someone/.cache/candor/tuning")
+
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a user id without an entry
+    assert cache_folder() == Path(tempfile.gettempdir()) / "candor" / "tuning"
 
 
 def test_other_graphs_devices_and_versions_have_other_keys() -> None:
