@@ -8,6 +8,7 @@ quality 90; both ways of decoding go through the same graph.
 
 import argparse
 import io
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -21,11 +22,10 @@ from PIL import Image
 from benchmarks.serving import PHOTOS, find_photos
 from models.bundle import Bundle, load_bundle
 from models.images import ImageLimits, decode_image
-from models.preprocess import decode_fast, preprocess
 from scripts.common import write_json
-from service.pipeline import Prepare
+from service.pipeline import Prepare, preparation
 from service.session import Outputs, open_session
-from service.settings import Device, Settings
+from service.settings import Decode, Device, Settings
 from uncertainty.metrics import spearman
 
 MEGAPIXELS = (None, 2.0, 12.0)
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for megapixels in MEGAPIXELS:
         rows.append(compared(bundle, [data if megapixels is None else enlarged(data, megapixels) for data in photos]))
         print(rows[-1], flush=True)
-    command = " ".join(["python -m benchmarks.fast_decode", *(argv or sys.argv[1:])])
+    command = shlex.join(["python", "-m", "benchmarks.fast_decode", *(sys.argv[1:] if argv is None else argv)])
     write_json(options.out, {"command": command, "bundle": bundle.manifest.name, "rows": rows})
 
 
@@ -56,9 +56,9 @@ def enlarged(data: bytes, megapixels: float) -> bytes:
 
 def compared(bundle: Bundle, photos: Sequence[bytes]) -> dict[str, Any]:
     """Milliseconds of decoding an image either way, and how alike are what the graph then says."""
-    limits, config = ImageLimits(), bundle.preprocessing
-    exact, exact_ms = _decoded(photos, lambda data: preprocess(decode_image(data, limits), config))
-    fast, fast_ms = _decoded(photos, lambda data: decode_fast(data, limits, config))
+    (exact, exact_ms), (fast, fast_ms) = (
+        _decoded(photos, preparation(bundle.preprocessing, Settings(decode=decode))) for decode in Decode
+    )
     session = open_session(bundle, Settings(device=Device.CPU, autotune=False, max_batch=1))
     said = [_run([session.run([pixels]) for pixels in images]) for images in (exact, fast)]
     cosine = (said[0].embedding * said[1].embedding).sum(axis=1)

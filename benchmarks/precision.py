@@ -7,6 +7,7 @@ Speed is that of one onnxruntime session on all cores, in images a second, the t
 """
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     speed = [compared_speed(runs, images[:batch], options.seconds) for batch in BATCHES]
     print(speed, flush=True)
     result = {
-        "command": " ".join(["python -m benchmarks.precision", *(argv or sys.argv[1:])]),
+        "command": shlex.join(["python", "-m", "benchmarks.precision", *(sys.argv[1:] if argv is None else argv)]),
         "precision": lowered.manifest.metrics["precision"]["precision"],
         "bytes": [bundle.graph_path.stat().st_size for bundle in (original, lowered)],
         "cores": usable_cores(),

@@ -136,12 +136,13 @@ def decode_reduced(data: bytes | memoryview, limits: ImageLimits, least_side: in
         _check_pixels(image.size, limits)
         width, height = image.size
         drafted = image.draft(None, (least_side, least_side)) if least_side else None
-        x, y = drafted[1][2:] if drafted else (width, height)
         image.load()
         orientation = _orientation(image)
         upright = _upright(_to_rgb(image), orientation)
+        if drafted is None:
+            return Reduced(upright, upright.size, (0, 0, *upright.size))
         size = (height, width) if orientation in _SIDEWAYS else (width, height)
-        return Reduced(upright, size, _upright_box((x, y), image.size, orientation))
+        return Reduced(upright, size, _upright_box(drafted[1][2:], image.size, orientation))
     except (ImageError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -112,7 +112,7 @@ def _tuned(bundle: Bundle, settings: Settings, device: Device) -> Tuning:
         return Tuning(_threads(settings), lanes or 1, batch or UNTUNED_BATCH[device])
     found = layouts(usable_cores()) if device is Device.CPU else [Layout(usable_cores(), lanes) for lanes in (1, 2)]
     if threads or lanes:
-        found = [Layout(threads or max(1, usable_cores() // lanes), lanes or 1)]
+        found = [Layout(_threads(settings), lanes or 1)]
     batches = (batch,) if batch else BATCHES[device]
     key = key_of(bundle.hash, device, ort.__version__, found, batches)
     kept = recall(key, cache_folder())
@@ -131,7 +131,8 @@ def _tuned(bundle: Bundle, settings: Settings, device: Device) -> Tuning:
 
 
 def _threads(settings: Settings) -> int:
-    return settings.threads or usable_cores()
+    """Threads of one inference, where nothing is measured."""
+    return settings.threads or max(1, usable_cores() // (settings.lanes or 1))
 
 
 def _create(graph: Path, settings: Settings) -> tuple[Device, ort.InferenceSession]:

@@ -69,7 +69,11 @@ def layouts(cores: int) -> list[Layout]:
 
 
 def measure(
-    open_run: Callable[[int], Run], candidates: Iterable[Layout], batches: Sequence[int], point_s: float = POINT_S
+    open_run: Callable[[int], Run],
+    candidates: Iterable[Layout],
+    batches: Sequence[int],
+    point_s: float = POINT_S,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[Point]:
     """Run every layout with ascending batches, until they no longer pay.
 
@@ -80,7 +84,7 @@ def measure(
         run, best = open_run(layout.threads), 0.0
         for batch in batches:
             run(batch)  # plans are made and memory is taken
-            images_per_s, run_s = _throughput(run, layout.lanes, batch, point_s)
+            images_per_s, run_s = _throughput(run, layout.lanes, batch, point_s, clock)
             points.append(Point(layout.threads, layout.lanes, batch, round(images_per_s, 1)))
             best = max(best, images_per_s)
             if run_s > SLOW_RUN_S or images_per_s < WORSE * best:
@@ -137,20 +141,20 @@ def keep(key: str, tuning: Tuning, folder: Path) -> None:
         return
 
 
-def _throughput(run: Run, lanes: int, batch: int, point_s: float) -> tuple[float, float]:
+def _throughput(run: Run, lanes: int, batch: int, point_s: float, clock: Callable[[], float]) -> tuple[float, float]:
     """Images a second over all lanes, and seconds of one run."""
-    started = time.perf_counter()
+    started = clock()
 
     def lane(_: int) -> int:
         count = 0
-        while count < 2 or time.perf_counter() - started < point_s:
+        while count < 2 or clock() - started < point_s:
             run(batch)
             count += 1
         return count
 
     with ThreadPoolExecutor(lanes) as pool:
         counts = list(pool.map(lane, range(lanes)))
-    seconds = time.perf_counter() - started
+    seconds = clock() - started
     return sum(counts) * batch / seconds, seconds * lanes / sum(counts)
 
 

@@ -2,7 +2,6 @@
 
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,25 +42,40 @@ def test_lanes_must_pay_for_the_wait_of_a_lone_request() -> None:
     assert len(found.points) == 4
 
 
-def sleeper(seconds_of: Callable[[int], float], calls: list[int]) -> Callable[[int], Callable[[int], object]]:
-    """A graph whose runs take these seconds by the size of the batch."""
+class Graph:
+    """A graph whose runs take these seconds by the size of the batch, on a clock of its own."""
 
-    def run(batch: int) -> None:
-        calls.append(batch)
-        time.sleep(seconds_of(batch))
+    def __init__(self, seconds_of: Callable[[int], float]) -> None:
+        self.now = 0.0
+        self.batches: list[int] = []
+        self._seconds_of = seconds_of
 
-    return lambda threads: run
+    def open(self, threads: int) -> Callable[[int], object]:
+        return self._run
+
+    def clock(self) -> float:
+        return self.now
+
+    def _run(self, batch: int) -> None:
+        self.batches.append(batch)
+        self.now += self._seconds_of(batch)
 
 
 def test_larger_batches_are_tried_until_they_no_longer_pay() -> None:
-    calls: list[int] = []
-    graph = sleeper(lambda batch: 0.002 if batch <= 2 else 0.02 * batch, calls)
+    graph = Graph(lambda batch: 0.01 if batch <= 2 else 0.02 * batch)
 
-    found = measure(graph, [Layout(2, 1)], (1, 2, 4, 8, 16), point_s=0.01)
+    found = measure(graph.open, [Layout(2, 1)], (1, 2, 4, 8, 16), point_s=0.1, clock=graph.clock)
 
-    assert [point.batch for point in found] == [1, 2, 4]
-    assert set(calls) == {1, 2, 4}
-    assert found[1].images_per_s > found[2].images_per_s
+    assert found == points(2, 1, b1=100, b2=200, b4=50)
+    assert set(graph.batches) == {1, 2, 4}
+
+
+def test_no_larger_batch_is_tried_than_one_that_takes_long() -> None:
+    graph = Graph(lambda batch: 0.3 * batch)
+
+    found = measure(graph.open, [Layout(1, 1)], (1, 2, 4), point_s=0.1, clock=graph.clock)
+
+    assert [point.batch for point in found] == [1, 2]
 
 
 def test_lanes_run_side_by_side_on_the_graph_of_their_threads() -> None:
@@ -139,6 +153,10 @@ def test_settings_come_before_what_is_measured(bundle: Bundle, cache: Path) -> N
     found = open_session(bundle, Settings(device=Device.CPU, autotune=True, max_batch=3)).tuning
     assert {point.batch for point in found.points} == {3}
     assert found.max_batch == 3
+
+
+def test_lanes_that_are_set_share_the_cores(bundle: Bundle, cache: Path) -> None:
+    assert open_session(bundle, Settings(device=Device.CPU, lanes=2, max_batch=4)).tuning == Tuning(1, 2, 4)
 
 
 @pytest.mark.parametrize("given", [{"autotune": False}, {"autotune": True, "lanes": 1, "max_batch": 4}])
