@@ -56,6 +56,7 @@ IDS_PER_STATEMENT = 500
 CONFLICT_TRIES = 8
 CONFLICT_WAIT_S = 0.02
 CONFLICT_WORDS = ("conflict", "concurrent", "contention")
+VANISHED_WORDS = ("not found",)  # an old version that upkeep deletes while versions are listed
 
 Result = TypeVar("Result")
 
@@ -235,7 +236,7 @@ class LanceGallery:
         return LanceStats(
             rows=rows,
             fragments=int(table["fragment_stats"]["num_fragments"]),
-            versions=len(await self._table.list_versions()),
+            versions=len(await _retrying(self._table.list_versions, VANISHED_WORDS)),
             vector_index=index is not None,
             unindexed_rows=rows if index is None else int(index.num_unindexed_rows or 0),
             upkeep=self._maintenance.state,
@@ -382,13 +383,13 @@ async def _merge_insert(table: AsyncTable, rows: pa.Table) -> None:
     await merge_insert.use_index(False).execute(rows)
 
 
-async def _retrying(action: Callable[[], Awaitable[Result]]) -> Result:
-    """Run an action again while another process's commit gets in its way."""
+async def _retrying(action: Callable[[], Awaitable[Result]], words: Sequence[str] = CONFLICT_WORDS) -> Result:
+    """Run an action again while its error has one of `words`: by default, while another's commit gets in its way."""
     for attempt in range(CONFLICT_TRIES - 1):
         try:
             return await action()
         except (OSError, RuntimeError, ValueError) as error:
-            if not any(word in str(error).lower() for word in CONFLICT_WORDS):
+            if not any(word in str(error).lower() for word in words):
                 raise
             await asyncio.sleep(CONFLICT_WAIT_S * 2**attempt * (0.5 + random.random()))
     return await action()

@@ -150,3 +150,21 @@ async def test_a_failure_is_visible_and_tried_again(tmp_path: Path, monkeypatch:
     await eventually(recovered)
     assert errors_seen[:2] == [None, "commit conflict"]
     await gallery.close()
+
+
+async def test_stats_are_read_while_old_versions_are_deleted(tmp_path: Path) -> None:
+    upkeep = Upkeep(keep_versions_s=0.02, tick_s=3600)
+    gallery = await open_lance_gallery(
+        str(tmp_path), dimension=DIMENSION, bundle_hash=BUNDLE, options=LanceOptions(upkeep=upkeep, sync=False)
+    )
+
+    async def write_and_clean() -> None:
+        for n in range(30):
+            await gallery.upsert([item(f"i{n}")])
+            await gallery.maintain()
+
+    writing = asyncio.create_task(write_and_clean())
+    while not writing.done():
+        assert (await gallery.stats()).versions >= 1
+    await writing
+    await gallery.close()
