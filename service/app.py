@@ -36,8 +36,10 @@ class Openers:
     gallery: Callable[[Bundle, Settings], Awaitable[Gallery]] = _open_gallery
 
 
-def create_app(settings: Settings, *, openers: Openers | None = None, logger: Logger | None = None) -> FastAPI:
-    """An app that loads in the background once started: until then it answers, with 503."""
+def create_app(
+    settings: Settings, *, openers: Openers | None = None, logger: Logger | None = None, load_first: bool = False
+) -> FastAPI:
+    """An app that loads in the background once started: until then it answers, with 503; or loads before it starts."""
     lifecycle, metrics, log = Lifecycle(), make_metrics(), logger or stderr_logger(settings)
 
     @asynccontextmanager
@@ -45,6 +47,8 @@ def create_app(settings: Settings, *, openers: Openers | None = None, logger: Lo
         stop = asyncio.Event()
         life = asyncio.create_task(_live(lifecycle, settings, openers or Openers(), metrics, log, stop))
         try:
+            if load_first:
+                await lifecycle.loaded.wait()
             yield
         finally:
             stop.set()
@@ -53,8 +57,6 @@ def create_app(settings: Settings, *, openers: Openers | None = None, logger: Lo
     app = DescribedAPI(lifespan=lifespan, redirect_slashes=False, redoc_url=None, **describe())
     app.state.lifecycle = lifecycle
     app.state.metrics = metrics
-    metrics.ready.set_function(lambda: float(_is_ready(lifecycle)))
-    metrics.in_flight.set_function(lambda: lifecycle.in_flight)
     add_error_handlers(app)
     for routes in (embed, retrieve, gallery, health):
         app.include_router(routes.router)
@@ -70,11 +72,14 @@ async def _live(
         async with AsyncExitStack() as stack:
             lifecycle.services = await _load(stack, settings, openers, metrics, logger)
             _log_ready(lifecycle.services)
+            lifecycle.loaded.set()
             await stop.wait()
     except Exception as error:
         lifecycle.failure = error
         if not isinstance(error, REFUSALS):
             logger.error("failed to load", exc_info=error)
+    finally:
+        lifecycle.loaded.set()
 
 
 async def _load(
@@ -103,7 +108,3 @@ def _log_ready(services: Services) -> None:
         lanes=tuning.lanes,
         max_batch=tuning.max_batch,
     )
-
-
-def _is_ready(lifecycle: Lifecycle) -> bool:
-    return lifecycle.services is not None and not lifecycle.draining and lifecycle.services.pipeline.alive

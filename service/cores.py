@@ -15,6 +15,11 @@ def usable_cores(root: Path = CGROUP_ROOT, membership: Path = CGROUP_OF_SELF) ->
     return max(1, min([available, *map(math.ceil, quotas)]))
 
 
+def cores_per_worker(workers: int) -> int:
+    """An equal share of the usable cores for each of so many processes; at least 1."""
+    return max(1, usable_cores() // workers)
+
+
 def _cgroup_folders(root: Path, membership: Path) -> list[Path]:
     """Folders that may limit this process: its own group and every parent up to the root, v2 and v1."""
     folders = [root, root / "cpu"]

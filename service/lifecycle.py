@@ -1,5 +1,6 @@
 """Where the server is in its life: loading, ready, draining, or failed; and what it serves with once loaded."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,6 +37,7 @@ class Lifecycle:
     def __init__(self) -> None:
         self.services: Services | None = None
         self.failure: Exception | None = None
+        self.loaded = asyncio.Event()  # or failed to
         self.draining = False
         self.in_flight = 0
 
@@ -77,6 +79,13 @@ class Lifecycle:
             raise draining()
         self.require_services()
         self.check_alive()
+
+    def publish(self, metrics: Metrics) -> None:
+        """Set the gauges of this moment."""
+        services = self.services
+        metrics.ready.set(services is not None and not self.draining and services.pipeline.alive)
+        metrics.in_flight.set(self.in_flight)
+        metrics.queue.set(services.pipeline.admission.images if services else 0)
 
 
 def draining() -> Unavailable:

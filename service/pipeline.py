@@ -16,7 +16,7 @@ from models.bundle import Bundle
 from models.images import ImageError, ImageLimits, decode_image
 from models.preprocess import Preprocessing, decode_fast, preprocess
 from service.batcher import Admission, Batcher
-from service.cores import usable_cores
+from service.cores import cores_per_worker
 from service.errors import InferenceFailed, Malformed, Problem, Unavailable, UnreadableImage
 from service.session import Session
 from service.settings import Decode, Settings
@@ -86,7 +86,7 @@ class Pipeline:
             metrics.stage_seconds.labels(stage) for stage in ("decode", "queue", "inference")
         )
         self._logger = logger
-        self._decoders = ThreadPoolExecutor(settings.decode_workers or usable_cores(), "candor-decode")
+        self._decoders = ThreadPoolExecutor(decode_workers(settings), "candor-decode")
         self._batcher = Batcher(
             self._infer,
             max_batch=session.tuning.max_batch,
@@ -94,7 +94,6 @@ class Pipeline:
             on_batch=metrics.batch_size.observe,
             on_death=self._log_death,
         )
-        metrics.queue.set_function(lambda: self.admission.images)
 
     @property
     def alive(self) -> bool:
@@ -189,6 +188,11 @@ class Decoded:
     pixels: NDArray[np.uint8]
     started: float
     seconds: float
+
+
+def decode_workers(settings: Settings) -> int:
+    """Images that one process decodes at a time."""
+    return settings.decode_workers or cores_per_worker(settings.workers)
 
 
 def preparation(config: Preprocessing, settings: Settings) -> Prepare:

@@ -1,7 +1,5 @@
 """The inference session: one ONNX graph on one device, checked against its bundle and warmed before it serves."""
 
-import ctypes
-import importlib.metadata
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,17 +11,15 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
-from service.cores import usable_cores
+from service.cores import cores_per_worker
+from service.providers import CUDA_OPTIONS, CUDA_PROVIDER, has_cuda_provider, missing_for_cuda
 from service.settings import Device, Settings
 from service.tuning import Layout, Run, Tuning, cache_folder, choose, keep, key_of, layouts, measure, recall
 
 REQUIRED_OUTPUTS: Final = ("embedding", "uncertainty", "novelty")
-CUDA_PROVIDER: Final = "CUDAExecutionProvider"
 CPU_PROVIDER: Final = "CPUExecutionProvider"
 BATCHES: Final = {Device.CPU: (1, 2, 4, 8, 16, 32), Device.CUDA: (1, 4, 16, 32, 64, 128)}
 UNTUNED_BATCH: Final = {Device.CPU: 4, Device.CUDA: 32}
-CUDA_OPTIONS: Final = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
-DRIVER_VERSION: Final = Path("/proc/driver/nvidia/version")
 ERROR_SEVERITY: Final = 3
 
 
@@ -110,7 +106,8 @@ def _tuned(bundle: Bundle, settings: Settings, device: Device) -> Tuning:
     threads, lanes, batch = settings.threads, settings.lanes, settings.max_batch
     if not settings.autotune or (lanes and batch):
         return Tuning(_threads(settings), lanes or 1, batch or UNTUNED_BATCH[device])
-    found = layouts(usable_cores()) if device is Device.CPU else [Layout(usable_cores(), lanes) for lanes in (1, 2)]
+    cores = cores_per_worker(settings.workers)
+    found = layouts(cores) if device is Device.CPU else [Layout(cores, lanes) for lanes in (1, 2)]
     if threads or lanes:
         found = [Layout(_threads(settings), lanes or 1)]
     batches = (batch,) if batch else BATCHES[device]
@@ -132,12 +129,12 @@ def _tuned(bundle: Bundle, settings: Settings, device: Device) -> Tuning:
 
 def _threads(settings: Settings) -> int:
     """Threads of one inference, where nothing is measured."""
-    return settings.threads or max(1, usable_cores() // (settings.lanes or 1))
+    return settings.threads or max(1, cores_per_worker(settings.workers) // (settings.lanes or 1))
 
 
 def _create(graph: Path, settings: Settings) -> tuple[Device, ort.InferenceSession]:
     threads = _threads(settings)
-    if settings.device is Device.CPU or (settings.device is Device.AUTO and not _has_cuda_provider()):
+    if settings.device is Device.CPU or (settings.device is Device.AUTO and not has_cuda_provider()):
         return Device.CPU, _create_on(graph, Device.CPU, threads)
     missing = missing_for_cuda()
     if not missing:
@@ -166,40 +163,6 @@ def _create_on(graph: Path, device: Device, threads: int) -> ort.InferenceSessio
         return ort.InferenceSession(graph, options, providers=[*cuda, CPU_PROVIDER])
     except Exception as error:
         raise SessionError(f"onnxruntime cannot load {graph}: {error}") from error
-
-
-def missing_for_cuda() -> list[str]:
-    """What keeps this process from CUDA, in words for the operator; empty when nothing is known to be missing."""
-    problems = []
-    if not _has_cuda_provider():
-        providers = ort.get_available_providers()
-        installed = ", ".join(_installed_runtimes()) or "none"
-        problems.append(
-            f"onnxruntime has no CUDA provider (installed: {installed}; providers: {', '.join(providers)}): "
-            "use the gpu image or an environment with `candor[gpu]`, never together with `candor[cpu]`"
-        )
-    if not _driver_loads():
-        version = "is loaded in the kernel but its library is not" if DRIVER_VERSION.exists() else "is not"
-        problems.append(f"the NVIDIA driver {version} visible here (libcuda.so.1): on Docker start with `--gpus all`")
-    return problems
-
-
-def _has_cuda_provider() -> bool:
-    return CUDA_PROVIDER in ort.get_available_providers()
-
-
-def _installed_runtimes() -> list[str]:
-    """Installed distributions that provide the module `onnxruntime`, with versions."""
-    names = importlib.metadata.packages_distributions().get("onnxruntime", [])
-    return [f"{name} {importlib.metadata.version(name)}" for name in sorted(set(names))]
-
-
-def _driver_loads() -> bool:
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return True
 
 
 def _check_signature(session: ort.InferenceSession, bundle: Bundle) -> None:

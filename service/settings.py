@@ -59,16 +59,22 @@ class Settings(BaseSettings):
         default=Device.AUTO,
         description="`cuda` refuses to start where it cannot be had, `auto` takes it if it works, else `cpu`.",
     )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="Processes that serve the port, sharing the cores; on CUDA each takes the next GPU.",
+    )
     autotune: bool = Field(
         default=True,
         description="Measure at the first start which threads, lanes and batch size carry most, for those left at 0.",
     )
     threads: int = Field(
-        default=0, ge=0, le=1024, description="Threads of one inference; 0: tuned, or the cores this process may use."
+        default=0, ge=0, le=1024, description="Threads of one inference; 0: tuned, or the worker's share of the cores."
     )
-    lanes: int = Field(default=0, ge=0, le=1024, description="Inferences at a time; 0: tuned, or 1.")
+    lanes: int = Field(default=0, ge=0, le=1024, description="Inferences at a time in a worker; 0: tuned, or 1.")
     decode_workers: int = Field(
-        default=0, ge=0, le=1024, description="Images decoded at a time; 0: the cores this process may use."
+        default=0, ge=0, le=1024, description="Images decoded at a time by a worker; 0: one per core of its share."
     )
     decode: Decode = Field(
         default=Decode.EXACT,
@@ -78,7 +84,9 @@ class Settings(BaseSettings):
         default=0, ge=0, le=1024, description="Images in one inference; 0: tuned, or 4 on a CPU, 32 on CUDA."
     )
     queue_images: int = Field(
-        default=256, ge=1, description="Images accepted and not yet answered; a request beyond that is answered 429."
+        default=256,
+        ge=1,
+        description="Images accepted by a worker and not yet answered; a request beyond that is answered 429.",
     )
     max_image_bytes: int = Field(default=20 * MIB, ge=1, description="Bytes of one encoded image (413 beyond).")
     max_pixels: int = Field(

@@ -1,13 +1,24 @@
-"""What the server says about itself: Prometheus metrics in a registry of its own, and one log line per request."""
+"""What the server says about itself: Prometheus metrics in a registry of its own, and one log line per request.
+
+Several workers share their metrics through files in `WORKERS_FOLDER`, as prometheus_client does where that variable is
+set before its import; whichever of them is asked then answers for all.
+"""
 
 import logging
+import os
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TextIO
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Literal, TextIO
 
 import orjson
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from models.bundle import Bundle
 from service.settings import Device, LogFormat, Settings
@@ -16,6 +27,7 @@ from service.tuning import Tuning
 LATENCY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 BATCH_BUCKETS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
 PERCENTILE_BUCKETS: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+WORKERS_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
 STAGES: Final = ("decode", "queue", "inference", "encode")
 
 Logger = structlog.typing.FilteringBoundLogger
@@ -42,8 +54,30 @@ class Metrics:
     tuning: Gauge
 
     def render(self) -> bytes:
-        """The text that Prometheus reads."""
-        return generate_latest(self.registry)
+        """The text that Prometheus reads: of all workers together where there are several."""
+        folder = os.environ.get(WORKERS_FOLDER)
+        if folder is None:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together, folder)  # type: ignore[no-untyped-call]
+        together.register(_WorkerProcesses(Path(folder)))
+        return generate_latest(together)
+
+
+class _WorkerProcesses(Collector):
+    """CPU, memory and files of each live worker, told apart by `pid`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        together: dict[str, Metric] = {}
+        for pid in sorted(path.stem.rpartition("_")[2] for path in self._folder.glob("gauge_livesum_*.db")):
+            for metric in ProcessCollector(pid=partial(int, pid), registry=None).collect():
+                family = together.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+                for sample in metric.samples:
+                    family.add_sample(sample.name, {"pid": pid}, sample.value)
+        return together.values()
 
 
 def make_metrics() -> Metrics:
@@ -60,7 +94,7 @@ def make_metrics() -> Metrics:
             buckets=LATENCY_BUCKETS,
             registry=registry,
         ),
-        in_flight=Gauge("candor_requests_in_flight", "Requests not yet answered.", registry=registry),
+        in_flight=_gauge("candor_requests_in_flight", "Requests not yet answered.", "livesum", registry),
         stage_seconds=Histogram(
             "candor_stage_seconds",
             "Seconds per image in decode, queue and inference, and per answer in encode.",
@@ -69,7 +103,7 @@ def make_metrics() -> Metrics:
             registry=registry,
         ),
         batch_size=Histogram("candor_batch_size", "Images per inference.", buckets=BATCH_BUCKETS, registry=registry),
-        queue=Gauge("candor_queue_images", "Images accepted and not yet answered.", registry=registry),
+        queue=_gauge("candor_queue_images", "Images accepted and not yet answered.", "livesum", registry),
         images=Counter(
             "candor_images", "Images by outcome: ok, or the type of the error.", ["outcome"], registry=registry
         ),
@@ -86,21 +120,37 @@ def make_metrics() -> Metrics:
             buckets=PERCENTILE_BUCKETS,
             registry=registry,
         ),
-        gallery_items=Gauge("candor_gallery_items", "Items in the gallery.", registry=registry),
-        ready=Gauge("candor_ready", "1 while the server takes requests.", registry=registry),
-        model_info=Gauge(
+        gallery_items=_gauge("candor_gallery_items", "Items in the gallery.", "livemostrecent", registry),
+        ready=_gauge("candor_ready", "1 while every worker takes requests.", "livemin", registry),
+        model_info=_gauge(
             "candor_model_info",
             "1, labelled with what is served.",
+            "livemax",
+            registry,
             ["bundle", "hash", "backbone", "device"],
-            registry=registry,
         ),
-        tuning=Gauge(
-            "candor_tuning", "Threads of one inference, lanes of them, images in one.", ["what"], registry=registry
+        tuning=_gauge(
+            "candor_tuning",
+            "Threads of one inference, lanes of them, images in one; of one worker.",
+            "livemax",
+            registry,
+            ["what"],
         ),
     )
     for stage in STAGES:
         metrics.stage_seconds.labels(stage)
     return metrics
+
+
+def _gauge(
+    name: str,
+    documentation: str,
+    of_workers: Literal["livesum", "livemin", "livemax", "livemostrecent"],
+    registry: CollectorRegistry,
+    labels: Sequence[str] = (),
+) -> Gauge:
+    """A gauge, and how the workers' values make one."""
+    return Gauge(name, documentation, labels, registry=registry, multiprocess_mode=of_workers)
 
 
 def uncertainty_histogram(bundle: Bundle, registry: CollectorRegistry) -> Histogram:

@@ -1,4 +1,4 @@
-"""Ask the operating system to put a local table's new files on the disk itself.
+"""What a table needs of the file system: its new files on the disk itself, and a lock among processes.
 
 The engine writes files without fsync: what it acknowledged survives the death of the process, but a power cut could
 take the last instants with it. Syncing each commit's new files before it is acknowledged keeps those too, as far as the
@@ -7,6 +7,7 @@ newest version may then be there in part, and has to be removed by hand.
 """
 
 import contextlib
+import fcntl
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,6 +39,37 @@ class FolderSync:
 
     def _files(self) -> set[str]:
         return {os.path.join(folder, name) for folder, _, names in os.walk(self._folder) for name in names}
+
+
+class FileLock:
+    """A lock that one process of a machine holds at a time, and that the system lets go of when it dies."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+
+    def acquire(self) -> bool:
+        """Take the lock if it is free; whether this process holds it.
+
+        Raises:
+            OSError: where the file cannot be made.
+        """
+        if self._descriptor is not None:
+            return True
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        self._descriptor = descriptor
+        return True
+
+    def release(self) -> None:
+        """Let go of the lock; the file stays, as another process may be about to take it."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 def _flush(path: str) -> None:

@@ -10,10 +10,12 @@ approximate search that comes back with fewer matches than asked for is done aga
 """
 
 import asyncio
+import hashlib
 import json
 import math
 import os
 import random
+import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -30,7 +32,7 @@ from lancedb.table import AsyncTable
 from numpy.typing import NDArray
 
 from service.gallery.base import Filter, FilterError, Found, GalleryError, Item, Match, Removed
-from service.gallery.disk import FolderSync
+from service.gallery.disk import FileLock, FolderSync
 from service.gallery.filters import Where, literal, parse_filter, passes, quote, to_sql
 from service.gallery.maintenance import Maintenance, Upkeep, ensure_scalar_indexes, vector_index
 from service.gallery.rows import (
@@ -116,13 +118,15 @@ class LanceGallery:
 
     engine = "lancedb"
 
-    def __init__(self, table: AsyncTable, columns: pa.Schema, upkeep: Upkeep, folder: FolderSync | None) -> None:
+    def __init__(
+        self, table: AsyncTable, columns: pa.Schema, upkeep: Upkeep, lock: FileLock, folder: FolderSync | None
+    ) -> None:
         self._table = table
         self._columns = columns
         self._dimension: int = columns.field("embedding").type.list_size
         self._folder = folder
         self._writer = GroupWriter(self._commit)
-        self._maintenance = Maintenance(table, upkeep, self._sync)
+        self._maintenance = Maintenance(table, upkeep, lock, self._sync)
         self._closed = False
 
     async def start(self) -> None:
@@ -335,9 +339,17 @@ async def open_lance_gallery(
     except (OSError, RuntimeError, ValueError) as error:
         raise GalleryError(f"cannot open the gallery at {location}: {error}") from error
     folder = await asyncio.to_thread(FolderSync, Path(location)) if local and options.sync else None
-    gallery = LanceGallery(table, columns, options.upkeep, folder)
+    lock = FileLock(_lock_path(location, local))
+    gallery = LanceGallery(table, columns, options.upkeep, lock, folder)
     await gallery.start()
     return gallery
+
+
+def _lock_path(location: str, local: bool) -> Path:
+    """Where the processes that have this gallery open agree on who does the upkeep."""
+    if local:
+        return Path(location) / "upkeep.lock"
+    return Path(tempfile.gettempdir()) / f"candor-upkeep-{hashlib.sha256(location.encode()).hexdigest()[:16]}.lock"
 
 
 async def _open_or_create(db: AsyncConnection, columns: pa.Schema) -> AsyncTable:

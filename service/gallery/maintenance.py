@@ -1,14 +1,20 @@
-"""Background care of a LanceDB table: merge small files, drop old versions, build and extend the indexes."""
+"""Background care of a LanceDB table: merge small files, drop old versions, build and extend the indexes.
+
+Of the processes of one machine that have the table open, the one that holds its lock file does this; the others follow
+what it did, and one of them takes over when it is gone.
+"""
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
 from lancedb.index import BTree, HnswSq, IndexConfig
 from lancedb.table import AsyncTable
+
+from service.gallery.disk import FileLock
 
 logger = logging.getLogger(__name__)
 
@@ -59,12 +65,14 @@ class Maintenance:
         last_error: why the last round failed, if it did.
     """
 
-    def __init__(self, table: AsyncTable, upkeep: Upkeep, after: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, table: AsyncTable, upkeep: Upkeep, lock: FileLock, after: Callable[[], Awaitable[None]]) -> None:
         self._table = table
         self._upkeep = upkeep
+        self._lock = lock
         self._after = after
         self._wake = asyncio.Event()
-        self._pending = 0  # commits not merged yet, about one file each
+        self._merged = 0  # the version up to which everything is merged: each commit since left about one file
+        self._own = 0  # commits of this process so far
         self._task: asyncio.Task[None] | None = None
         self.indexed = False
         self.state = "idle"
@@ -73,7 +81,7 @@ class Maintenance:
     async def start(self) -> None:
         """Learn what earlier processes built and left to do, and begin."""
         self.indexed = await vector_index(self._table) is not None
-        self._pending = (await self._table.stats())["fragment_stats"]["num_fragments"]
+        self._merged = await self._table.version() - (await self._table.stats())["fragment_stats"]["num_fragments"]
         self._task = asyncio.create_task(self._loop())
 
     async def close(self) -> None:
@@ -82,11 +90,12 @@ class Maintenance:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+        self._lock.release()
 
     def committed(self) -> None:
-        """Note one commit."""
-        self._pending += 1
-        if self._pending >= self._upkeep.optimize_every:
+        """Note one commit of this process's."""
+        self._own += 1
+        if self._own % self._upkeep.optimize_every == 0:
             self._wake.set()
 
     async def run_once(self) -> None:
@@ -106,17 +115,25 @@ class Maintenance:
                 async with asyncio.timeout(self._upkeep.tick_s):
                     await self._wake.wait()
             self._wake.clear()
-            waited = clock() - last >= self._upkeep.optimize_after_s
-            if self._pending >= self._upkeep.optimize_every or (self._pending and waited):
+            with self._noting_failure():
+                if not self._lock.acquire():
+                    self.indexed = await vector_index(self._table) is not None
+                    continue
+                pending = await self._table.version() - self._merged
+                waited = clock() - last >= self._upkeep.optimize_after_s
+                if pending < self._upkeep.optimize_every and not (pending > 0 and waited):
+                    continue
                 last = clock()
-                await self._attempt()
-                await asyncio.sleep(self._upkeep.rest_per_work * (clock() - last))
+                await self.run_once()
+            await asyncio.sleep(self._upkeep.rest_per_work * (clock() - last))
 
-    async def _attempt(self) -> None:
+    @contextlib.contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        """Go on after a failure, a conflict with a writer most often: the next round does it."""
         try:
-            await self.run_once()
+            yield
             self.last_error = None
-        except Exception as error:  # a conflict with a writer, most often: the next round does it
+        except Exception as error:
             self.last_error = str(error)
             logger.warning("gallery upkeep put off: %s", error)
 
@@ -135,8 +152,10 @@ class Maintenance:
 
     async def _optimize(self) -> None:
         """Merge small files, take new rows into the indexes, and delete what no reader can need any more."""
-        taken, self.state = self._pending, "merging files"
-        done = await self._table.optimize(cleanup_older_than=timedelta(seconds=self._upkeep.keep_versions_s))
-        self._pending -= taken
-        if done.compaction.fragments_removed or done.prune.old_versions_removed:
-            self._pending += 1  # the files this leaves behind are for a later round to delete
+        self.state = "merging files"
+        before, own = await self._table.version(), self._own
+        await self._table.optimize(cleanup_older_than=timedelta(seconds=self._upkeep.keep_versions_s))
+        after = await self._table.version()
+        came_meanwhile = self._own - own
+        left_behind = after > before  # files of replaced versions, for a later round to delete
+        self._merged = after - came_meanwhile - left_behind

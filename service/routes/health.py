@@ -69,9 +69,10 @@ async def model(request: Request) -> dict[str, Any]:
 async def metrics(request: Request) -> Response:
     """Every `candor_*` metric, as Prometheus reads it."""
     registered: Metrics = request.app.state.metrics
-    services = lifecycle_of(request).services
-    if services is not None:
-        await _count_gallery(services)
+    lifecycle = lifecycle_of(request)
+    if lifecycle.services is not None:
+        await _count_gallery(lifecycle.services)
+    lifecycle.publish(registered)
     return Response(registered.render(), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -14,7 +14,7 @@ import onnxruntime as ort
 import pytest
 from httpx2 import Client, ConnectError, TransportError
 
-from service.main import CLOSE_S
+from service.server import CLOSE_S
 from tests.service.bundle_factory import DIMENSION, make_bundle
 from tests.service.images import jpeg, png
 from tests.service.process import PATIENCE_S, Server, ready_client, serving

@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from models.bundle import Bundle, load_bundle
-from service.session import SessionError, batch_buckets, missing_for_cuda, open_session
+from service.providers import missing_for_cuda
+from service.session import SessionError, batch_buckets, open_session
 from service.settings import Device, Settings
 from tests.service.bundle_factory import SIZE, expected, make_bundle
 
@@ -61,7 +62,7 @@ def test_buckets_end_at_the_most_and_waste_less_than_a_third(max_batch: int) -> 
 def test_auto_serves_on_the_cpu_where_cuda_cannot_be_had(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, runtime: bool
 ) -> None:
-    monkeypatch.setattr("service.session._has_cuda_provider", lambda: runtime)
+    monkeypatch.setattr("service.session.has_cuda_provider", lambda: runtime)
     monkeypatch.setattr("service.session.missing_for_cuda", lambda: ["no card"])
 
     assert open_session(bundle, Settings(device=Device.AUTO)).device is Device.CPU
@@ -84,7 +85,7 @@ def test_cuda_is_refused_with_all_that_is_missing(bundle: Bundle) -> None:
 
 def test_a_provider_that_falls_back_to_the_cpu_is_noticed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing seems to be missing, and yet onnxruntime gives a session on the CPU: it does so with a warning only."""
-    monkeypatch.setattr("service.session._has_cuda_provider", lambda: True)
+    monkeypatch.setattr("service.session.has_cuda_provider", lambda: True)
     monkeypatch.setattr("service.session.missing_for_cuda", list)
     monkeypatch.setattr("service.session.CUDA_PROVIDER", "AzureExecutionProvider")
     monkeypatch.setattr("service.session.CUDA_OPTIONS", {})

@@ -127,7 +127,7 @@ def test_other_graphs_devices_and_versions_have_other_keys() -> None:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(session_module, "usable_cores", lambda: 2)
+    monkeypatch.setattr(session_module, "cores_per_worker", lambda workers: 2)
     return tmp_path / "candor" / "tuning"
 
 

@@ -168,3 +168,53 @@ async def test_stats_are_read_while_old_versions_are_deleted(tmp_path: Path) -> 
         assert (await gallery.stats()).versions >= 1
     await writing
     await gallery.close()
+
+
+async def test_rounds_with_nothing_to_do_leave_the_table_as_it_is(tmp_path: Path) -> None:
+    upkeep = Upkeep(index_from_rows=150, keep_versions_s=0.02, tick_s=3600)
+    gallery = await open_lance_gallery(
+        str(tmp_path), dimension=DIMENSION, bundle_hash=BUNDLE, options=LanceOptions(upkeep=upkeep)
+    )
+    await gallery.upsert(items_in_clusters(200))
+    versions = []
+    for _ in range(3):
+        await gallery.maintain()
+        versions.append(await gallery._table.version())
+        await asyncio.sleep(0.05)
+    assert versions[1] == versions[2]
+    await gallery.close()
+
+
+async def test_one_of_several_processes_keeps_the_table_and_the_others_follow(tmp_path: Path) -> None:
+    options = LanceOptions(upkeep=EAGER)
+    galleries = [
+        await open_lance_gallery(str(tmp_path), dimension=DIMENSION, bundle_hash=BUNDLE, options=options)
+        for _ in range(2)
+    ]
+    first, second = galleries
+    rounds = {id(gallery): 0 for gallery in galleries}
+    for gallery in galleries:
+        optimize = gallery._table.optimize
+
+        async def counting(optimize: Any = optimize, owner: int = id(gallery), **kwargs: Any) -> Any:
+            rounds[owner] += 1
+            return await optimize(**kwargs)
+
+        gallery._table.optimize = counting
+
+    async def both_indexed() -> bool:
+        return all(gallery._maintenance.indexed for gallery in galleries)
+
+    async def the_other_has_taken_over() -> bool:
+        return rounds[id(idle)] > 0
+
+    for start in range(0, 200, 20):  # by the two in turn: the one that keeps the table has to see the other's
+        await galleries[start // 20 % 2].upsert([item(f"i{n}", n=n) for n in range(start, start + 20)])
+    await eventually(both_indexed)
+    assert sorted(count > 0 for count in rounds.values()) == [False, True]
+    idle, keeper = (first, second) if rounds[id(second)] else (second, first)
+    await keeper.close()
+    for n in range(EAGER.optimize_every):
+        await idle.upsert([item(f"later {n}")])
+    await eventually(the_other_has_taken_over)
+    await idle.close()
