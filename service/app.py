@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from models.bundle import Bundle, BundleError, load_bundle
-from service.errors import add_error_handlers
+from service.errors import leave_errors_to_front
 from service.front import Front
 from service.gallery import open_gallery
 from service.gallery.base import Gallery, GalleryError
@@ -57,10 +58,11 @@ def create_app(
     app = DescribedAPI(lifespan=lifespan, redirect_slashes=False, redoc_url=None, **describe())
     app.state.lifecycle = lifecycle
     app.state.metrics = metrics
-    add_error_handlers(app)
+    leave_errors_to_front(app)
     for routes in (embed, retrieve, gallery, health):
         app.include_router(routes.router)
-    app.add_middleware(Front, settings=settings, lifecycle=lifecycle, metrics=metrics, logger=log)
+    direct = [route for routes in (embed, retrieve) for route in routes.router.routes if isinstance(route, APIRoute)]
+    app.add_middleware(Front, direct=direct, settings=settings, lifecycle=lifecycle, metrics=metrics, logger=log)
     return app
 
 

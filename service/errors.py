@@ -219,8 +219,24 @@ def problem_response(problem: Problem, request_id: str) -> Response:
     )
 
 
-def from_http_exception(error: HTTPException) -> Problem:
-    """What the framework raises for unknown paths and methods, as one of ours."""
+def as_problem(error: Exception) -> Problem | None:
+    """What an endpoint, the gallery or the framework raised, as a client should see it; None for a defect of ours."""
+    match error:
+        case Problem():
+            return error
+        case FilterError():
+            return InvalidFilter(str(error))
+        case GalleryError():
+            return GalleryFailed(str(error))
+        case HTTPException():
+            return _from_http_exception(error)
+        case RequestValidationError():
+            return InvalidOption("; ".join(f"{item['loc'][-1]}: {item['msg']}" for item in error.errors()))
+        case _:
+            return None
+
+
+def _from_http_exception(error: HTTPException) -> Problem:
     headers = error.headers or {}
     if error.status_code == HTTPStatus.NOT_FOUND:
         return NotFound("no such path; /docs lists them all", headers=headers)
@@ -229,34 +245,10 @@ def from_http_exception(error: HTTPException) -> Problem:
     return Malformed(str(error.detail), headers=headers)
 
 
-def from_validation_error(error: RequestValidationError) -> Problem:
-    """What the framework raises for parameters it validates, as one of ours."""
-    return InvalidOption("; ".join(f"{item['loc'][-1]}: {item['msg']}" for item in error.errors()))
-
-
-def add_error_handlers(app: FastAPI) -> None:
-    """Render every error an endpoint may raise; the front middleware renders those raised outside endpoints."""
-
-    def answer(problem: Problem, request: Request) -> Response:
-        request.state.problem = problem
-        return problem_response(problem, request.state.request_id)
-
-    @app.exception_handler(Problem)
-    async def on_problem(request: Request, error: Problem) -> Response:
-        return answer(error, request)
-
-    @app.exception_handler(FilterError)
-    async def on_filter_error(request: Request, error: FilterError) -> Response:
-        return answer(InvalidFilter(str(error)), request)
-
-    @app.exception_handler(GalleryError)
-    async def on_gallery_error(request: Request, error: GalleryError) -> Response:
-        return answer(GalleryFailed(str(error)), request)
+def leave_errors_to_front(app: FastAPI) -> None:
+    """Keep the framework from answering its own errors: the front middleware answers all."""
 
     @app.exception_handler(HTTPException)
-    async def on_http_exception(request: Request, error: HTTPException) -> Response:
-        return answer(from_http_exception(error), request)
-
     @app.exception_handler(RequestValidationError)
-    async def on_validation_error(request: Request, error: RequestValidationError) -> Response:
-        return answer(from_validation_error(error), request)
+    async def pass_on(request: Request, error: Exception) -> Response:
+        raise error

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import orjson
 from fastapi import APIRouter, Request, Response
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.decide import Threshold, abstained, default_threshold, resolve_threshold
@@ -21,6 +22,7 @@ from service.settings import Settings
 from service.vectors import Encoding, encode_embedding
 
 NPY: Final = "application/x-npy"
+RAW: Final = "application/octet-stream"
 
 router = APIRouter(tags=["embed"])
 
@@ -55,7 +57,11 @@ _JSON_BODY = {
 @router.post(
     "/embed",
     responses={
-        200: {"model": EmbedAnswer, "content": {NPY: {"schema": IMAGE}}, "description": "One result per image."},
+        200: {
+            "model": EmbedAnswer,
+            "content": {NPY: {"schema": IMAGE}, RAW: {"schema": IMAGE}},
+            "description": "One result per image.",
+        },
         **errors(*READING, 422),
     },
     openapi_extra={
@@ -74,8 +80,9 @@ async def embed(request: Request) -> Response:
     or as data URIs. Options are query parameters, or fields of the form or the JSON object.
 
     One image: its error is the answer's own status. Several: 200, and each result says `ok` or `error`; a bad image
-    fails alone. With `Accept: application/x-npy` the answer is the (B, D) float32 array alone, in NumPy's format: rows
-    are in the order of the images, those omitted by `on_abstain=omit` are NaN, and any failed image fails the request.
+    fails alone. With `Accept: application/x-npy` the answer is the (B, D) float32 array alone, in NumPy's format, and
+    with `Accept: application/octet-stream` its bare little-endian numbers: rows are in the order of the images, those
+    omitted by `on_abstain=omit` are NaN, and any failed image fails the request.
     """
     services = services_of(request)
     submission = await read_submission(request, services.settings, services.pipeline.admission)
@@ -84,14 +91,19 @@ async def embed(request: Request) -> Response:
     deadline = deadline_after(services.settings.request_timeout_s)
     outcomes = await answer_in_time(request, services.pipeline.embed(images), deadline)
     answers = [_abstain(outcome, threshold, options, services) for outcome in outcomes]
-    as_array = NPY in request.headers.get("accept", "")
+    accepted = request.headers.get("accept", "")
+    array = next((kind for kind in (NPY, RAW) if kind in accepted), None)
     for answer in answers:
-        if isinstance(answer, Problem) and (len(answers) == 1 or as_array):
+        if isinstance(answer, Problem) and (len(answers) == 1 or array):
             raise answer
     started = time.perf_counter()
-    content = _as_npy(answers, threshold, options) if as_array else _as_json(answers, threshold, options, services)
+    if array is None:
+        content = _as_json(answers, threshold, options, services)
+    else:
+        rows = _as_rows(answers, threshold, options)
+        content = _as_npy(rows) if array == NPY else rows.tobytes()
     services.metrics.stage_seconds.labels("encode").observe(time.perf_counter() - started)
-    return Response(content, media_type=NPY if as_array else "application/json")
+    return Response(content, media_type=array or "application/json")
 
 
 def read_images(submission: Submission, settings: Settings) -> tuple[list[Source], EmbedOptions]:
@@ -165,11 +177,16 @@ def _result(answer: Outcome, threshold: Threshold, options: EmbedOptions) -> dic
     }
 
 
-def _as_npy(answers: Sequence[Outcome], threshold: Threshold, options: EmbedOptions) -> bytes:
+def _as_rows(answers: Sequence[Outcome], threshold: Threshold, options: EmbedOptions) -> NDArray[np.float32]:
+    """(B, D) little-endian embeddings."""
     embedded = [answer for answer in answers if isinstance(answer, Embedded)]
-    rows = np.stack([answer.scores.embedding for answer in embedded])  # (B, D)
+    rows = np.stack([answer.scores.embedding for answer in embedded])
     if options.on_abstain == "omit":
         rows[[_abstains(answer, threshold) for answer in embedded]] = np.nan
+    return rows.astype("<f4", copy=False)
+
+
+def _as_npy(rows: NDArray[np.float32]) -> bytes:
     buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, rows.astype("<f4", copy=False), allow_pickle=False)
+    np.lib.format.write_array(buffer, rows, allow_pickle=False)
     return buffer.getvalue()

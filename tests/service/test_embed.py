@@ -109,6 +109,7 @@ async def test_base64_and_npy_hold_the_same_float32_as_the_list(running: Running
 
     encoded = (await running.client.post("/embed", files=files, params={"encoding": "base64"})).json()["results"]
     npy = await running.client.post("/embed", files=files, headers={"accept": "application/x-npy"})
+    raw = await running.client.post("/embed", files=files, headers={"accept": "application/octet-stream"})
 
     as_list = np.asarray(rows, dtype=np.float32)
     as_base64 = np.stack([np.frombuffer(base64.b64decode(row["embedding"]), dtype="<f4") for row in encoded])
@@ -117,6 +118,8 @@ async def test_base64_and_npy_hold_the_same_float32_as_the_list(running: Running
     assert as_npy.dtype == np.float32
     np.testing.assert_allclose(as_base64, as_list, atol=1e-6)
     np.testing.assert_allclose(as_npy, as_list, atol=1e-6)
+    assert raw.headers["content-type"] == "application/octet-stream"
+    np.testing.assert_allclose(np.frombuffer(raw.content, dtype="<f4").reshape(as_list.shape), as_list, atol=1e-6)
 
 
 async def test_one_batch_encodes_to_the_bit_in_either_way(start: Start) -> None:

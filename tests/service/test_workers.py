@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service import providers, workers
 from service.errors import Unavailable
 from service.providers import take_gpu, visible_gpus
+from service.server import listen
 from service.workers import reserve
 from tests.service.bundle_factory import DIMENSION
 from tests.service.images import png
@@ -150,7 +151,7 @@ def test_workers_that_cannot_load_stop_the_start(tmp_path: Path) -> None:
 def test_a_port_that_other_workers_share_is_taken() -> None:
     with reserve("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
-        with workers.listen("127.0.0.1", port, shared=True), pytest.raises(OSError, match="in use"):
+        with listen("127.0.0.1", port, shared=True), pytest.raises(OSError, match="in use"):
             reserve("127.0.0.1", port)
 
 
