@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -102,7 +102,8 @@ class Batcher(Generic[Item, Result]):
     """Runs `run` on `lanes` threads, each of them a batch at a time.
 
     A batch is whatever waits at the moment a thread is free, at most `max_batch`, or its share of that where several
-    threads are free: a lone item never waits for others.
+    threads are free. A free thread may wait for `max_wait_s` so that its batch grows, but only as long as more items
+    are `coming`: a lone item never waits.
     An item that makes `run` raise fails alone. Were a lane itself to die, every waiting item fails, `alive` turns
     False for good, and the health check tells the supervisor to start a new process.
     """
@@ -113,18 +114,23 @@ class Batcher(Generic[Item, Result]):
         *,
         max_batch: int,
         lanes: int = 1,
+        max_wait_s: float = 0.0,
+        coming: Callable[[], int] = lambda: 0,
         on_batch: Callable[[int], None] = lambda size: None,
         on_death: Callable[[BaseException], None] = lambda error: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._run = run
         self._max_batch = max_batch
+        self._max_wait_s = max_wait_s
+        self._coming = coming
         self._on_batch = on_batch
         self._on_death = on_death
         self._clock = clock
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._running: list[_Running[Item, Result]] = []
         self._arrived = asyncio.Event()
+        self._one_more = asyncio.Event()
         self._threads = ThreadPoolExecutor(lanes, thread_name_prefix="candor-session")
         self._lanes = [asyncio.create_task(self._serve(), name=f"candor-lane-{number}") for number in range(lanes)]
         for lane in self._lanes:
@@ -156,6 +162,7 @@ class Batcher(Generic[Item, Result]):
         entry = _Waiting[Item, Result](item, asyncio.get_running_loop().create_future(), self._clock())
         self._waiting.append(entry)
         self._arrived.set()
+        self._one_more.set()
         try:
             return await entry.future
         except asyncio.CancelledError:
@@ -174,8 +181,19 @@ class Batcher(Generic[Item, Result]):
         while True:
             await self._arrived.wait()
             while self._waiting:
-                await self._serve_batch()
+                if self._max_wait_s:
+                    await self._let_batch_grow()
+                if self._waiting:  # another lane may have taken them meanwhile
+                    await self._serve_batch()
             self._arrived.clear()
+
+    async def _let_batch_grow(self) -> None:
+        """Until the batch is full, nothing more is coming, or it has waited long enough."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._max_wait_s):
+                while len(self._waiting) < self._max_batch and self._coming():
+                    self._one_more.clear()
+                    await self._one_more.wait()
 
     async def _serve_batch(self) -> None:
         free = len(self._lanes) - len(self._running)  # this one among them: what waits is shared out

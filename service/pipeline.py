@@ -87,10 +87,13 @@ class Pipeline:
         )
         self._logger = logger
         self._decoders = ThreadPoolExecutor(decode_workers(settings), "candor-decode")
+        self._decoding = 0  # images admitted and not yet decoded
         self._batcher = Batcher(
             self._infer,
             max_batch=session.tuning.max_batch,
             lanes=session.tuning.lanes,
+            max_wait_s=settings.max_wait_ms / 1000,
+            coming=lambda: self._decoding,
             on_batch=metrics.batch_size.observe,
             on_death=self._log_death,
         )
@@ -137,7 +140,11 @@ class Pipeline:
         admitted = time.perf_counter()
         loop = asyncio.get_running_loop()
         try:
-            decoded = await loop.run_in_executor(self._decoders, decode_source, source, self._prepare)
+            self._decoding += 1
+            try:
+                decoded = await loop.run_in_executor(self._decoders, decode_source, source, self._prepare)
+            finally:
+                self._decoding -= 1
             done = await self._batcher.submit(decoded.pixels)
         except ImageError as error:
             return UnreadableImage(error)

@@ -1,9 +1,8 @@
 """The inference session: one ONNX graph on one device, checked against its bundle and warmed before it serves."""
 
 import logging
+import queue
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Protocol
 
 import numpy as np
@@ -12,28 +11,20 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle
 from service.cores import cores_per_worker
-from service.providers import CUDA_OPTIONS, CUDA_PROVIDER, has_cuda_provider, missing_for_cuda
+from service.lanes import CAPTURE_RUNS, OUTPUTS, BoundLane, HostLane, Lane, Outputs
+from service.providers import GPU, PROVIDERS, has_provider, missing_for, provider_options
 from service.settings import Device, Settings
 from service.tuning import Layout, Run, Tuning, cache_folder, choose, keep, key_of, layouts, measure, recall
 
-REQUIRED_OUTPUTS: Final = ("embedding", "uncertainty", "novelty")
-CPU_PROVIDER: Final = "CPUExecutionProvider"
-BATCHES: Final = {Device.CPU: (1, 2, 4, 8, 16, 32), Device.CUDA: (1, 4, 16, 32, 64, 128)}
-UNTUNED_BATCH: Final = {Device.CPU: 4, Device.CUDA: 32}
+BATCHES: Final = {True: (1, 4, 16, 32, 64, 128), False: (1, 2, 4, 8, 16, 32)}  # on a GPU, or not
+UNTUNED_BATCH: Final = {True: 32, False: 4}
 ERROR_SEVERITY: Final = 3
+COMPARED: Final = 4  # images that a device's embeddings are compared on
+MIN_COSINE: Final = 0.99
 
 
 class SessionError(Exception):
     """A graph that cannot be served on the device that was asked for; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What the graph says of B images: `embedding` is (B, D) of unit L2 norm, the others (B,)."""
-
-    embedding: NDArray[np.float32]
-    uncertainty: NDArray[np.float32]
-    novelty: NDArray[np.float32]
 
 
 class Session(Protocol):
@@ -52,23 +43,24 @@ class Session(Protocol):
 
 
 class OnnxSession:
-    """An onnxruntime session fed in a fixed set of batch sizes, so that each shape is planned once."""
+    """A graph fed in a fixed set of batch sizes, so that each is planned once, on whichever lane is free."""
 
-    def __init__(self, session: ort.InferenceSession, device: Device, tuning: Tuning, size: int) -> None:
+    def __init__(self, device: Device, tuning: Tuning, lanes: Sequence[Lane]) -> None:
         self.device = device
         self.tuning = tuning
         self.buckets = batch_buckets(tuning.max_batch)
-        self._session = session
-        self._size = size
+        self._free: queue.SimpleQueue[Lane] = queue.SimpleQueue()
+        for lane in lanes:
+            self._free.put(lane)
 
     def run(self, images: Sequence[NDArray[np.uint8]]) -> Outputs:
-        """Pad to the next bucket, run, and drop the padding."""
-        count = len(images)
-        bucket = next(bucket for bucket in self.buckets if bucket >= count)
-        batch = np.zeros((bucket, self._size, self._size, 3), dtype=np.uint8)
-        batch[:count] = images
-        embedding, uncertainty, novelty = self._session.run(list(REQUIRED_OUTPUTS), {"image": batch})
-        return Outputs(embedding[:count], uncertainty[:count], novelty[:count])
+        """Pad to the next bucket, run, and drop the padding; waits where every lane is taken."""
+        bucket = next(bucket for bucket in self.buckets if bucket >= len(images))
+        lane = self._free.get()
+        try:
+            return lane.run(images, bucket)
+        finally:
+            self._free.put(lane)
 
 
 def batch_buckets(max_batch: int) -> tuple[int, ...]:
@@ -86,45 +78,86 @@ def open_session(bundle: Bundle, settings: Settings) -> OnnxSession:
     """Load the bundle's graph on the device asked for, check it, tune it to this machine, and warm every bucket.
 
     Raises:
-        SessionError: where CUDA was asked for and is missing, or the graph is not what the manifest says.
+        SessionError: where the device cannot be had, or the graph is not what the manifest says.
     """
-    device, session = _create(bundle.graph_path, settings)
-    _check_signature(session, bundle)
+    device, first = _first_session(bundle, settings)
+    _check_signature(first, bundle)
+    del first  # a GPU holds its weights until then
     lowered = bundle.manifest.metrics.get("precision", {}).get("precision")
-    if (device, lowered) == (Device.CUDA, "int8"):
+    if device in GPU and lowered == "int8":
         logging.getLogger(__name__).warning("%s is in int8, for CPUs: serve the bundle it was made of", bundle.path)
-    tuning = _tuned(bundle, settings, device)
-    if tuning.threads != _threads(settings):
-        session = _create_on(bundle.graph_path, device, tuning.threads)
-    opened = OnnxSession(session, device, tuning, bundle.preprocessing.size)
-    _warm(opened, bundle)
+    opened = _open(bundle, settings, device, _tuned(bundle, settings, device))
+    _warm(opened, bundle, runs=CAPTURE_RUNS if settings.cuda_graphs else 1)
+    if device is not Device.CPU:
+        reference = HostLane(
+            _load(bundle, settings, Device.CPU, cores_per_worker(settings.workers), 1), 1, bundle.preprocessing.size
+        )
+        _require_agreement(opened, reference, bundle)
     return opened
+
+
+def _first_session(bundle: Bundle, settings: Settings) -> tuple[Device, ort.InferenceSession]:
+    """The device that is to be had, and the graph on it."""
+    asked = Device.CUDA if settings.device is Device.AUTO else settings.device
+    if asked is Device.CPU or (settings.device is Device.AUTO and not has_provider(asked)):
+        return Device.CPU, _load(bundle, settings, Device.CPU, 1, 1)
+    missing = missing_for(asked)
+    if not missing:
+        if asked in GPU:
+            ort.preload_dlls(directory="")  # the CUDA and cuDNN of the installed wheels, before the first session
+        session = _load(bundle, settings, asked, 1, 1)
+        if PROVIDERS[asked] in session.get_providers():
+            return asked, session
+        missing = [
+            f"onnxruntime could not start {PROVIDERS[asked]} (its error is above): a library it needs is missing, or "
+            "another version"
+        ]
+    if settings.device is Device.AUTO:
+        logging.getLogger(__name__).warning("serving on the CPU: %s", missing[0])
+        return Device.CPU, _load(bundle, settings, Device.CPU, 1, 1)
+    problems = "".join(f"\n- {item}" for item in missing)
+    raise SessionError(f"CANDOR_DEVICE={asked.value}, but it cannot be had here:{problems}")
 
 
 def _tuned(bundle: Bundle, settings: Settings, device: Device) -> Tuning:
     """What the settings say, and for what they leave open, what carries most here."""
     threads, lanes, batch = settings.threads, settings.lanes, settings.max_batch
     if not settings.autotune or (lanes and batch):
-        return Tuning(_threads(settings), lanes or 1, batch or UNTUNED_BATCH[device])
+        return Tuning(_threads(settings), lanes or 1, batch or UNTUNED_BATCH[device in GPU])
     cores = cores_per_worker(settings.workers)
-    found = layouts(cores) if device is Device.CPU else [Layout(cores, lanes) for lanes in (1, 2)]
+    found = [Layout(cores, lanes) for lanes in (1, 2, 3)] if device in GPU else layouts(cores)
     if threads or lanes:
         found = [Layout(_threads(settings), lanes or 1)]
-    batches = (batch,) if batch else BATCHES[device]
-    key = key_of(bundle.hash, device, ort.__version__, found, batches)
+    batches = (batch,) if batch else BATCHES[device in GPU]
+    key = key_of(bundle.hash, device, settings.cuda_graphs, ort.__version__, found, batches)
     kept = recall(key, cache_folder())
     if kept is not None:
         return kept
-    size = bundle.preprocessing.size
-    noise = np.random.default_rng(0).integers(0, 256, (max(batches), size, size, 3), dtype=np.uint8)
+    noise = _noise(bundle, max(batches))
 
-    def open_run(threads: int) -> Run:
-        session = _create_on(bundle.graph_path, device, threads)
-        return lambda count: session.run(list(REQUIRED_OUTPUTS), {"image": noise[:count]})
+    def open_run(layout: Layout) -> Run:
+        session = _open(bundle, settings, device, Tuning(layout.threads, layout.lanes, max(batches)))
+        return lambda count: session.run(noise[:count])
 
     tuning = choose(measure(open_run, found, batches))
     keep(key, tuning, cache_folder())
     return tuning
+
+
+def _open(bundle: Bundle, settings: Settings, device: Device, tuning: Tuning) -> OnnxSession:
+    """The graph with as many lanes as `tuning` says."""
+    size, dimension, buckets = bundle.preprocessing.size, bundle.manifest.dimension, batch_buckets(tuning.max_batch)
+    lanes: list[Lane] = []
+    session = None
+    for _ in range(tuning.lanes):
+        if session is None or device in GPU:
+            session = _load(bundle, settings, device, tuning.threads, tuning.max_batch)
+        if device in GPU:
+            graphs = settings.cuda_graphs and device is Device.CUDA  # TensorRT keeps its own
+            lanes.append(BoundLane(session, buckets, size, dimension, memory="cuda", cuda_graphs=graphs))
+        else:
+            lanes.append(HostLane(session, tuning.max_batch, size))
+    return OnnxSession(device, tuning, lanes)
 
 
 def _threads(settings: Settings) -> int:
@@ -132,37 +165,27 @@ def _threads(settings: Settings) -> int:
     return settings.threads or max(1, cores_per_worker(settings.workers) // (settings.lanes or 1))
 
 
-def _create(graph: Path, settings: Settings) -> tuple[Device, ort.InferenceSession]:
-    threads = _threads(settings)
-    if settings.device is Device.CPU or (settings.device is Device.AUTO and not has_cuda_provider()):
-        return Device.CPU, _create_on(graph, Device.CPU, threads)
-    missing = missing_for_cuda()
-    if not missing:
-        ort.preload_dlls(directory="")  # the CUDA and cuDNN of the installed wheels, before the first session
-        session = _create_on(graph, Device.CUDA, threads)
-        if CUDA_PROVIDER in session.get_providers():
-            return Device.CUDA, session
-        missing = [
-            "onnxruntime could not start CUDA (its error is above): CUDA or cuDNN is missing, or another version"
-        ]
-    if settings.device is Device.AUTO:
-        logging.getLogger(__name__).warning("serving on the CPU: %s", missing[0])
-        return Device.CPU, _create_on(graph, Device.CPU, threads)
-    raise SessionError("CANDOR_DEVICE=cuda, but CUDA cannot be had here:" + "".join(f"\n- {item}" for item in missing))
-
-
-def _create_on(graph: Path, device: Device, threads: int) -> ort.InferenceSession:
+def _load(bundle: Bundle, settings: Settings, device: Device, threads: int, max_batch: int) -> ort.InferenceSession:
+    """The bundle's graph in onnxruntime."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = ERROR_SEVERITY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    cuda = [(CUDA_PROVIDER, CUDA_OPTIONS)] if device is Device.CUDA else []
+    providers = provider_options(
+        device,
+        threads=threads,
+        max_batch=max_batch,
+        size=bundle.preprocessing.size,
+        cuda_graphs=settings.cuda_graphs,
+    )
     try:
-        return ort.InferenceSession(graph, options, providers=[*cuda, CPU_PROVIDER])
+        session = ort.InferenceSession(bundle.graph_path, options, providers=providers)
     except Exception as error:
-        raise SessionError(f"onnxruntime cannot load {graph}: {error}") from error
+        raise SessionError(f"onnxruntime cannot load {bundle.graph_path}: {error}") from error
+    session.disable_fallback()  # an error of the device is an error, never a silent change to the CPU
+    return session
 
 
 def _check_signature(session: ort.InferenceSession, bundle: Bundle) -> None:
@@ -172,20 +195,38 @@ def _check_signature(session: ort.InferenceSession, bundle: Bundle) -> None:
     if inputs != [("image", "tensor(uint8)", [size, size, 3])]:
         raise SessionError(f"the graph takes {inputs}, not one uint8 `image` of (B, {size}, {size}, 3)")
     outputs = {node.name: list(node.shape)[1:] for node in session.get_outputs()}
-    if sorted(outputs) != sorted(bundle.manifest.outputs) or not set(REQUIRED_OUTPUTS) <= set(outputs):
+    if sorted(outputs) != sorted(bundle.manifest.outputs) or not set(OUTPUTS) <= set(outputs):
         raise SessionError(f"the graph gives {sorted(outputs)}, the manifest says {sorted(bundle.manifest.outputs)}")
     if outputs["embedding"] != [dimension]:
         raise SessionError(f"the graph's embedding is {outputs['embedding']} wide, the manifest says {dimension}")
 
 
-def _warm(session: OnnxSession, bundle: Bundle) -> None:
-    """Run each bucket once, the largest first so that memory is taken once, and check the numbers that come out."""
-    size = bundle.preprocessing.size
-    noise = np.random.default_rng(0).integers(0, 256, (session.tuning.max_batch, size, size, 3), dtype=np.uint8)
+def _warm(session: OnnxSession, bundle: Bundle, runs: int) -> None:
+    """Run each bucket on each lane, the largest first so that memory is taken once, and check what comes out."""
+    noise = _noise(bundle, session.tuning.max_batch)
     for bucket in reversed(session.buckets):
-        outputs = session.run(list(noise[:bucket]))
-    for name in REQUIRED_OUTPUTS:
+        for _ in range(runs * session.tuning.lanes):  # free lanes take turns
+            outputs = session.run(noise[:bucket])
+    for name in OUTPUTS:
         if not np.isfinite(getattr(outputs, name)).all():
             raise SessionError(f"the graph's {name} is not finite on noise")
     if not np.allclose(np.linalg.norm(outputs.embedding, axis=1), 1.0, atol=1e-3):
         raise SessionError("the graph's embedding is not of unit L2 norm")
+
+
+def _noise(bundle: Bundle, count: int) -> list[NDArray[np.uint8]]:
+    """Images of the graph's size, the same each time."""
+    size = bundle.preprocessing.size
+    return list(np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8))
+
+
+def _require_agreement(session: OnnxSession, reference: Lane, bundle: Bundle) -> None:
+    """Refuse a device on which the graph says something else than on the CPU, by which it was tested when exported."""
+    for image in _noise(bundle, COMPARED):
+        found, expected = session.run([image]), reference.run([image], 1)
+        cosine = float((found.embedding * expected.embedding).sum())
+        if not cosine >= MIN_COSINE:
+            raise SessionError(
+                f"the graph's embeddings on {session.device.value} are not those on the CPU (cosine {cosine:.4f}, at "
+                f"least {MIN_COSINE} is needed): serve a float32 bundle there, or set CANDOR_DEVICE=cpu"
+            )

@@ -21,6 +21,8 @@ class Device(StrEnum):
     AUTO = "auto"
     CPU = "cpu"
     CUDA = "cuda"
+    TENSORRT = "tensorrt"
+    OPENVINO = "openvino"
 
 
 class Decode(StrEnum):
@@ -57,7 +59,11 @@ class Settings(BaseSettings):
     )
     device: Device = Field(
         default=Device.AUTO,
-        description="`cuda` refuses to start where it cannot be had, `auto` takes it if it works, else `cpu`.",
+        description="`cpu`, `cuda`, `tensorrt` or `openvino`, refused at the start where it cannot be had; `auto`: "
+        "`cuda` if it works, else `cpu`.",
+    )
+    cuda_graphs: bool = Field(
+        default=False, description="Replay each batch size as one CUDA graph; every operator must run on the GPU."
     )
     workers: int = Field(
         default=1,
@@ -82,6 +88,12 @@ class Settings(BaseSettings):
     )
     max_batch: int = Field(
         default=0, ge=0, le=1024, description="Images in one inference; 0: tuned, or 4 on a CPU, 32 on CUDA."
+    )
+    max_wait_ms: float = Field(
+        default=0.0,
+        ge=0,
+        le=1000,
+        description="Milliseconds that an inference may wait to fill its batch, while more images are being decoded.",
     )
     queue_images: int = Field(
         default=256,

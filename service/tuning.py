@@ -69,7 +69,7 @@ def layouts(cores: int) -> list[Layout]:
 
 
 def measure(
-    open_run: Callable[[int], Run],
+    open_run: Callable[[Layout], Run],
     candidates: Iterable[Layout],
     batches: Sequence[int],
     point_s: float = POINT_S,
@@ -77,11 +77,11 @@ def measure(
 ) -> list[Point]:
     """Run every layout with ascending batches, until they no longer pay.
 
-    `open_run` makes the graph ready with so many threads, and must bear as many calls at a time as there are lanes.
+    `open_run` makes the graph ready in that layout, to bear as many calls at a time as there are lanes.
     """
     points = []
     for layout in candidates:
-        run, best = open_run(layout.threads), 0.0
+        run, best = open_run(layout), 0.0
         for batch in batches:
             run(batch)  # plans are made and memory is taken
             images_per_s, run_s = _throughput(run, layout.lanes, batch, point_s, clock)

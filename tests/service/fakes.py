@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from service.gallery.base import Filter, Found, Item, Match, Removed
 from service.gallery.filters import parse_filter, passes
-from service.session import Outputs, Session
+from service.lanes import Outputs
+from service.session import Session
 from service.settings import Device
 from service.tuning import Tuning
 

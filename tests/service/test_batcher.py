@@ -72,6 +72,30 @@ async def test_a_lone_item_never_waits() -> None:
     assert machine.batches == [[3], [4], [5]]
 
 
+async def test_a_batch_grows_while_more_is_coming_until_it_is_full() -> None:
+    machine = Machine()
+    async with batching(machine, max_wait_s=60.0, coming=lambda: 1) as batcher:
+        tasks = []
+        for item in range(1, 5):
+            tasks.append(asyncio.create_task(batcher.submit(item)))
+            await waiting(batcher, item if item < 4 else 0)
+        await asyncio.gather(*tasks)
+    assert machine.batches == [[1, 2, 3, 4]]
+
+
+async def test_a_batch_grows_no_longer_than_the_longest_wait() -> None:
+    machine = Machine()
+    async with batching(machine, max_wait_s=0.01, coming=lambda: 1) as batcher:
+        assert (await batcher.submit(3)).value == 9
+    assert machine.batches == [[3]]
+
+
+async def test_a_batch_does_not_wait_for_what_is_not_coming() -> None:
+    machine = Machine()
+    async with batching(machine, max_wait_s=3600.0) as batcher, asyncio.timeout(60):
+        assert (await batcher.submit(3)).value == 9
+
+
 async def test_what_waits_while_busy_is_batched_in_order_up_to_the_most() -> None:
     machine = Machine()
     async with batching(machine) as batcher:

@@ -16,8 +16,8 @@ from PIL import Image
 from models.bundle import Bundle
 from models.images import ImageLimits, decode_image
 from models.preprocess import preprocess
+from service.lanes import Outputs
 from service.schemas import EmbedAnswer
-from service.session import Outputs
 from tests.service import bundle_factory
 from tests.service.conftest import Running, Start
 from tests.service.fakes import GatedSession, PoisonedSession

@@ -15,7 +15,7 @@ from httpx2 import Response
 from models.images import ImageTooLarge, UndecodableImage, UnsupportedFormat
 from service.errors import Problem
 from service.gallery.base import GalleryError
-from service.session import Outputs
+from service.lanes import Outputs
 from tests.service.conftest import Running, Start
 from tests.service.fakes import GatedSession, PoisonedSession
 from tests.service.images import black, encode, flat, picture, png

@@ -50,7 +50,7 @@ class Graph:
         self.batches: list[int] = []
         self._seconds_of = seconds_of
 
-    def open(self, threads: int) -> Callable[[int], object]:
+    def open(self, layout: Layout) -> Callable[[int], object]:
         return self._run
 
     def clock(self) -> float:
@@ -82,8 +82,8 @@ def test_lanes_run_side_by_side_on_the_graph_of_their_threads() -> None:
     opened: list[int] = []
     meeting = threading.Barrier(3)
 
-    def open_run(threads: int) -> Callable[[int], object]:
-        opened.append(threads)
+    def open_run(layout: Layout) -> Callable[[int], object]:
+        opened.append(layout.threads)
         return lambda batch: meeting.wait(10) if threading.current_thread() is not threading.main_thread() else None
 
     (point,) = measure(open_run, [Layout(4, 3)], (1,), point_s=0.0)
