@@ -3,7 +3,9 @@ r"""Make a bundle of backbone, head and calibration: one ONNX graph that agrees 
     candor export --backbone runs/backbone --head runs/head --calibration runs/calibration --data 'val.npz' \
         --evaluation runs/evaluation/results.json --name mine --out bundles/mine
 
-A folder that is already there is replaced, once the new graph has agreed with torch.
+A folder that is already there is replaced, once the new graph has agreed with torch. With `--precision int8`, for CPUs,
+or `fp16`, for GPUs, that graph goes to `OUT-fp32`, and one in lower precision to `OUT` if it says the same of the
+labelled images of `--data`, as `candor lower-precision` has it.
 """
 
 import argparse
@@ -11,7 +13,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -20,8 +22,10 @@ from models.calibration import load_calibration
 from models.datasets import limited_index, open_dataset
 from models.export import export_bundle
 from models.heads import load_head
+from models.precision import Precision
 from models.preprocess import preprocess
 from scripts.common import command_line, current_commit, log_to_stderr, parser
+from scripts.lower_precision import MOST, lowered_bundle, read_images, report
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -32,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     index = limited_index(len(dataset), options.images)
     images = np.stack([preprocess(dataset.image(int(i)), backbone.preprocessing) for i in index])  # (n, h, w, 3)
     head = load_head(options.head, backbone.hash)
+    full = options.out if options.precision == "fp32" else options.out.with_name(f"{options.out.name}-fp32")
     noted = {"head": options.head_data, "licence": options.licence}
     training = {**backbone.training, **{key: value for key, value in noted.items() if value}}
     bundle = export_bundle(
@@ -39,12 +44,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         head.module,
         load_calibration(options.calibration, backbone.hash),
         images,
-        options.out,
+        full,
         name=options.name,
         metrics={"head": head.description["training"], "evaluation": _figures(options.evaluation)},
         provenance={"command": options.command or command_line(), "commit": current_commit()},
     )
-    log_to_stderr().info("%s: %s, %s", options.out, bundle.hash[:19], json.dumps(bundle.manifest.metrics["parity"]))
+    log_to_stderr().info("%s: %s, %s", full, bundle.hash[:19], json.dumps(bundle.manifest.metrics["parity"]))
+    if options.precision != "fp32":
+        labelled = read_images(options.data, MOST, bundle.preprocessing)
+        report(lowered_bundle(bundle, options.precision, *labelled, options.out))
 
 
 def _figures(path: Path | None) -> dict[str, Any]:
@@ -62,6 +70,7 @@ def _arguments() -> argparse.ArgumentParser:
     arguments.add_argument("--calibration", type=Path, required=True, help="calibration folder")
     arguments.add_argument("--data", required=True, help="data set spec of real images to prove the graph on")
     arguments.add_argument("--images", type=int, default=256, help="how many of them")
+    arguments.add_argument("--precision", choices=("fp32", *get_args(Precision)), default="fp32")
     arguments.add_argument("--evaluation", type=Path, help="results.json of an evaluation, to keep its figures")
     arguments.add_argument("--name", required=True, help="name of the bundle")
     arguments.add_argument("--head-data", help="what the head was trained on, for the record")

@@ -27,6 +27,7 @@ from models.preprocess import Preprocessing, preprocess
 from scripts.common import command_line, current_commit, log_to_stderr, parser
 from uncertainty.calibration import reference_quantiles
 
+MOST = 4000  # images to compare on
 CALIBRATED = 256  # images that the ranges of int8 are taken from
 
 
@@ -36,9 +37,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     bundle = load_bundle(options.bundle)
     images, labels = read_images(options.data, options.images, bundle.preprocessing)
     reference = options.reference and read_images(options.reference, None, bundle.preprocessing)[0]
-    lowered = lowered_bundle(bundle, options.precision, images, labels, options.out, reference)
-    found = lowered.manifest.metrics["precision"]
-    log_to_stderr().info("%s: %s, %s", options.out, lowered.hash[:19], json.dumps(found))
+    report(lowered_bundle(bundle, options.precision, images, labels, options.out, reference))
+
+
+def report(lowered: Bundle) -> None:
+    """Say where the bundle is and how it agrees with the one it was made of."""
+    log_to_stderr().info(
+        "%s: %s, %s", lowered.path, lowered.hash[:19], json.dumps(lowered.manifest.metrics["precision"])
+    )
 
 
 def lowered_bundle(
@@ -57,7 +63,24 @@ def lowered_bundle(
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    graph = partial / GRAPH_FILE
+    try:
+        _write_lowered(bundle, precision, images, labels, partial, reference)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return load_bundle(folder)
+
+
+def _write_lowered(
+    bundle: Bundle,
+    precision: Precision,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    folder: Path,
+    reference: NDArray[np.uint8] | None,
+) -> None:
+    graph = folder / GRAPH_FILE
     calibrated = images[np.linspace(0, len(images) - 1, min(CALIBRATED, len(images))).round().astype(int)]
     lower_graph(bundle.graph_path, graph, precision, calibrated)
     try:
@@ -76,10 +99,7 @@ def lowered_bundle(
         "commit": current_commit(),
     }
     manifest = Manifest.model_validate({**old.model_dump(), **changed})
-    (partial / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.replace(folder)
-    return load_bundle(folder)
+    (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1) + "\n")
 
 
 def read_images(
@@ -103,7 +123,7 @@ def _arguments() -> argparse.ArgumentParser:
     arguments.add_argument("--bundle", type=Path, required=True, help="bundle folder to start from")
     arguments.add_argument("--precision", choices=get_args(Precision), required=True)
     arguments.add_argument("--data", required=True, help="data set spec of labelled images to compare on")
-    arguments.add_argument("--images", type=int, default=4000, help="at most this many of them")
+    arguments.add_argument("--images", type=int, default=MOST, help="at most this many of them")
     arguments.add_argument("--reference", help="data set spec of the reference images, to take percentiles anew")
     arguments.add_argument("--out", type=Path, required=True, help="bundle folder to write; replaced as a whole")
     return arguments

@@ -15,6 +15,7 @@ from models.datasets import open_dataset
 from models.export import ExportError
 from models.graph import open_graph
 from models.heads import load_head, predict
+from models.precision import PrecisionError
 from models.preprocess import preprocess
 from models.representations import representer
 from scripts import export
@@ -103,3 +104,28 @@ def test_a_graph_that_disagrees_ends_the_stage_with_the_figures(
         export.main(arguments(calibrated, tmp_path / "out"))
 
     assert not (tmp_path / "out").exists()
+
+
+def test_lower_precision_goes_to_the_folder_and_float32_beside_it(
+    bundle: Bundle, calibrated: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_before(monkeypatch, bundle.graph_path)
+
+    export.main(arguments(calibrated, tmp_path / "out", "--precision", "fp16"))
+
+    full, lowered = load_bundle(tmp_path / "out-fp32"), load_bundle(tmp_path / "out")
+    assert full.hash == bundle.hash
+    assert lowered.manifest.metrics["precision"]["original"] == full.hash
+    assert lowered.manifest.metrics["precision"]["precision"] == "fp16"
+
+
+def test_lower_precision_that_says_something_else_leaves_float32_alone(
+    bundle: Bundle, calibrated: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_before(monkeypatch, bundle.graph_path)
+    monkeypatch.setattr("models.precision.MIN_COSINE", 1.1)
+
+    with pytest.raises(PrecisionError, match="something else in lower precision"):
+        export.main(arguments(calibrated, tmp_path / "out", "--precision", "fp16"))
+
+    assert [path.name for path in tmp_path.iterdir()] == ["out-fp32"]
