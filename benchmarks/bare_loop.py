@@ -3,7 +3,9 @@
 import itertools
 import os
 import queue
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,8 +36,8 @@ def bare_pool(settings: Settings, photos: Sequence[Path], in_flight: int, second
     return metered(lambda: loop(seconds), os.getpid())
 
 
-def bare_single(settings: Settings, photos: Sequence[Path], seconds: float) -> tuple[int, Usage]:
-    """One thread, one image at a time: how many images, and this process's CPU."""
+def bare_single(settings: Settings, photos: Sequence[Path], seconds: float) -> tuple[list[float], Usage]:
+    """One thread, one image at a time: the seconds that each took, and this process's CPU."""
     bundle, session, data = _open(settings, photos)
     prepare = preparation(bundle.preprocessing, settings)
     run_single(passes(data, 0.0), prepare, session)
@@ -52,31 +54,59 @@ def decode_workers(settings: Settings) -> int:
     return settings.decode_workers or usable_cores()
 
 
-def run_single(images: Iterator[bytes], prepare: Prepare, session: OnnxSession) -> int:
-    """One image at a time; how many there were."""
-    count = 0
+def run_single(images: Iterable[bytes], prepare: Prepare, session: OnnxSession) -> list[float]:
+    """One image at a time; the seconds that each took."""
+    taken = []
     for image in images:
+        started = time.perf_counter()
         session.run([prepare(image)])
-        count += 1
-    return count
+        taken.append(time.perf_counter() - started)
+    return taken
 
 
-def run_pool(images: Iterator[bytes], prepare: Prepare, session: OnnxSession, workers: int, in_flight: int) -> int:
-    """Decode on `workers` threads, `in_flight` images begun and not done, batches of whatever is ready; how many."""
+def run_pool(images: Iterable[bytes], prepare: Prepare, session: OnnxSession, workers: int, in_flight: int) -> int:
+    """Decode on `workers` threads, `in_flight` images begun and not done, batches of whatever is ready; how many.
+
+    As many batches run at a time as the session has lanes, each lane with its share of the images in flight.
+    """
+    shared, lanes = _Shared(images), session.tuning.lanes
+    with ThreadPoolExecutor(workers) as decoders:
+        share = max(1, in_flight // lanes)
+        if lanes == 1:
+            return _run_lane(shared, prepare, session, decoders, share)
+        with ThreadPoolExecutor(lanes) as threads:
+            runs = [threads.submit(_run_lane, shared, prepare, session, decoders, share) for _ in range(lanes)]
+            return sum(run.result() for run in runs)
+
+
+def _run_lane(
+    images: Iterator[bytes], prepare: Prepare, session: OnnxSession, decoders: ThreadPoolExecutor, in_flight: int
+) -> int:
     ready: queue.SimpleQueue[Future[Pixels]] = queue.SimpleQueue()
     count = pending = 0
-    with ThreadPoolExecutor(workers) as pool:
-        while True:
-            for image in itertools.islice(images, in_flight - pending):
-                pool.submit(prepare, image).add_done_callback(ready.put)
-                pending += 1
-            if not pending:
-                return count
-            batch = [ready.get().result()]
-            while not ready.empty() and len(batch) < session.tuning.max_batch:
-                batch.append(ready.get().result())
-            session.run(batch)
-            count, pending = count + len(batch), pending - len(batch)
+    while True:
+        for image in itertools.islice(images, in_flight - pending):
+            decoders.submit(prepare, image).add_done_callback(ready.put)
+            pending += 1
+        if not pending:
+            return count
+        batch = [ready.get().result()]
+        while not ready.empty() and len(batch) < session.tuning.max_batch:
+            batch.append(ready.get().result())
+        session.run(batch)
+        count, pending = count + len(batch), pending - len(batch)
+
+
+class _Shared(Iterator[bytes]):
+    """One iterator for several threads."""
+
+    def __init__(self, items: Iterable[bytes]) -> None:
+        self._items = iter(items)
+        self._lock = threading.Lock()
+
+    def __next__(self) -> bytes:
+        with self._lock:
+            return next(self._items)
 
 
 def describe_session(settings: Settings) -> dict[str, Any]:

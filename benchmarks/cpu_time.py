@@ -33,11 +33,21 @@ def metered(work: Callable[[], Result], *pids: int) -> tuple[Result, Usage]:
 def cpu_seconds(pid: int) -> float:
     """User and system seconds of a process and its descendants, those that have ended and were waited for included."""
     processes = _processes()
-    family, found = {pid}, {pid}
+    return sum(processes[member][1] for member in _family(pid, processes)) / os.sysconf("SC_CLK_TCK")
+
+
+def family(pid: int) -> set[int]:
+    """A process and its descendants, as they are now; empty where it has ended."""
+    return _family(pid, _processes())
+
+
+def _family(pid: int, processes: dict[int, tuple[int, int]]) -> set[int]:
+    members = {pid} & processes.keys()
+    found = members
     while found:
-        found = {child for child, (parent, _) in processes.items() if parent in family} - family
-        family |= found
-    return sum(processes[member][1] for member in family) / os.sysconf("SC_CLK_TCK")
+        found = {child for child, (parent, _) in processes.items() if parent in members} - members
+        members |= found
+    return members
 
 
 def _cpu_seconds(pids: tuple[int, ...]) -> list[float]:

@@ -19,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.serving import PHOTOS, find_photos
+from benchmarks.photos import FOLDER, find_photos
 from models.bundle import Bundle, load_bundle
 from models.images import ImageLimits, decode_image
 from scripts.common import write_json
+from service.lanes import Outputs
 from service.pipeline import Prepare, preparation
-from service.session import Outputs, open_session
+from service.session import open_session
 from service.settings import Decode, Device, Settings
 from uncertainty.metrics import spearman
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print and write."""
     options = _arguments().parse_args(argv)
     bundle = load_bundle(options.bundle)
-    photos = [path.read_bytes() for path in find_photos(options.data / PHOTOS)]
+    photos = [path.read_bytes() for path in find_photos(options.data / FOLDER)]
     rows = []
     for megapixels in MEGAPIXELS:
         rows.append(compared(bundle, [data if megapixels is None else enlarged(data, megapixels) for data in photos]))

@@ -1,27 +1,20 @@
-"""A load generator light enough to share two cores with the server it drives.
-
-Requests are bytes made beforehand, connections are kept alive, and of an answer only status and length are looked at:
-a general HTTP client may take more CPU per request than the server does, and would then be what is measured.
-"""
+"""A closed loop: so many requests in flight, the next sent once one is answered."""
 
 import asyncio
 import os
-import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from benchmarks.cpu_time import Usage, metered
+from benchmarks.http_client import Connection, connect, run
+from benchmarks.payloads import Target, make_requests
 
 Item = TypeVar("Item")
-Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 MOST_PASSES = 10_000
 PATIENCE_S = 60.0  # beyond the time asked for, until a load is given up
-CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
-CONTENT_TYPES = {".jpeg": "image/jpeg", ".jpg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
 
 
 class LoadError(Exception):
@@ -29,15 +22,15 @@ class LoadError(Exception):
 
 
 def load(
-    url: str, server_pid: int, photos: Sequence[Path], concurrency: int, seconds: float
+    target: Target, server_pid: int, photos: Sequence[Path], concurrency: int, seconds: float
 ) -> tuple[list[float], Usage]:
-    """Drive `POST /embed` for that long: the latencies in seconds, and the CPU of the server and of this process.
+    """Drive a server for that long: the latencies in seconds, and the CPU of the server and of this process.
 
     Raises:
         LoadError: as `send_all`.
     """
-    requests = [raw_request(url, photo) for photo in photos]
-    return metered(lambda: asyncio.run(send_all(url, requests, concurrency, seconds)), server_pid, os.getpid())
+    requests = make_requests(target, photos)
+    return metered(lambda: run(send_all(target.url, requests, concurrency, seconds)), server_pid, os.getpid())
 
 
 def passes(items: Sequence[Item], seconds: float) -> Iterator[Item]:
@@ -52,52 +45,41 @@ def passes(items: Sequence[Item], seconds: float) -> Iterator[Item]:
             return
 
 
-def raw_request(url: str, photo: Path) -> bytes:
-    """`POST /embed` with the photo as its raw body."""
-    data = photo.read_bytes()
-    head = (
-        f"POST /embed HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\n"
-        f"Content-Type: {CONTENT_TYPES[photo.suffix.lower()]}\r\nContent-Length: {len(data)}\r\n\r\n"
-    )
-    return head.encode() + data
-
-
 async def send_all(url: str, requests: Sequence[bytes], concurrency: int, seconds: float) -> list[float]:
     """Keep `concurrency` requests in flight for that long; the latency of each, in seconds, from first byte to last.
 
     Raises:
         LoadError: at the first answer that is not 200, or where answers stop coming.
     """
-    address = urlsplit(url)
-    connections = [await asyncio.open_connection(address.hostname, address.port) for _ in range(concurrency)]
-    shared = passes(requests, seconds)
+    return await send_each(url, passes(requests, seconds), concurrency, seconds + PATIENCE_S)
+
+
+async def send_each(url: str, requests: Iterable[bytes], concurrency: int, patience_s: float) -> list[float]:
+    """Send each request once, `concurrency` at a time, within `patience_s`; latencies and errors as `send_all`."""
+    connections = [await connect(url) for _ in range(concurrency)]
+    shared = iter(requests)
     try:
-        async with asyncio.timeout(seconds + PATIENCE_S):
+        async with asyncio.timeout(patience_s):
             latencies = await asyncio.gather(*(_send(connection, shared) for connection in connections))
     except TimeoutError as error:
-        raise LoadError(f"the server has stopped answering: {PATIENCE_S:g} s beyond the end, and not done") from error
+        raise LoadError(f"the server has stopped answering: {patience_s:g} s, and not done") from error
     finally:
-        for _, writer in connections:
-            writer.close()
-        await asyncio.gather(*(writer.wait_closed() for _, writer in connections), return_exceptions=True)
+        await asyncio.gather(*(connection.close() for connection in connections))
     return [latency for connection in latencies for latency in connection]
 
 
 async def _send(connection: Connection, requests: Iterable[bytes]) -> list[float]:
     """One connection's part of the requests, one after the other."""
-    return [await _exchange(*connection, request) for request in requests]
+    return [await _exchange(connection, request) for request in requests]
 
 
-async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> float:
+async def _exchange(connection: Connection, request: bytes) -> float:
     started = time.perf_counter()
-    writer.write(request)
     try:
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = CONTENT_LENGTH.search(head)
-        body = await reader.readexactly(int(length[1]) if length else 0)
-    except (asyncio.IncompleteReadError, ConnectionError) as error:
+        answer = await connection.exchange(request)
+    except ConnectionError as error:
         raise LoadError(f"the server closed a connection before it had answered: {error}") from error
     seconds = time.perf_counter() - started
-    if head.split(maxsplit=2)[1] != b"200" or not length:
-        raise LoadError(f"not an answer of 200 and known length: {(head + body)[:500]!r}")
+    if answer.status != 200 or not answer.complete or not answer.body:
+        raise LoadError(f"not an answer of 200 and known length: {answer.status} {answer.body[:500]!r}")
     return seconds

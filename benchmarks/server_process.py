@@ -3,11 +3,12 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPConnection
@@ -18,6 +19,8 @@ from service.settings import read_settings, variable
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PATIENCE_S = 120.0  # for the server to become ready, and to leave
+TAIL_LINES = 20
+CANDOR = (sys.executable, "-m", "service.main")
 
 
 @dataclass(frozen=True)
@@ -29,24 +32,58 @@ class Server:
 
 
 @contextmanager
+def launched(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process in the repository's folder, its output in the log; what is left of it and its children is killed."""
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment, stdout=output, stderr=output, start_new_session=True
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextmanager
 def serving(overrides: Mapping[str, object], folder: Path) -> Iterator[Server]:
-    """A server in a process of its own on a free port of this machine, with its log in the folder; SIGTERM at the end.
+    """Candor in a process of its own on a free port of this machine, with its log in the folder; SIGTERM at the end.
 
     Raises:
         RuntimeError: where it does not become ready, or does not leave with 0.
     """
-    own = {"host": "127.0.0.1", "port": 0, "log_format": "json", **overrides}
-    environment = os.environ | {variable(name): "" if value is None else str(value) for name, value in own.items()}
     log = folder / "server.log"
-    command = [sys.executable, "-m", "service.main"]
-    with log.open("wb") as stderr, subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=stderr) as process:
-        try:
-            yield Server(_wait_until_ready(process, log), process.pid)
-            process.send_signal(signal.SIGTERM)
-            if process.wait(read_settings(overrides).drain_timeout_s + PATIENCE_S):
-                raise RuntimeError(f"the server left with {process.returncode}:\n{_tail(log)}")
-        finally:
-            process.kill()
+    with launched(CANDOR, candor_environment(overrides), log) as process:
+        yield Server(_wait_until_ready(process, log), process.pid)
+        process.send_signal(signal.SIGTERM)
+        if process.wait(read_settings(overrides).drain_timeout_s + PATIENCE_S):
+            raise RuntimeError(f"the server left with {process.returncode}:\n{tail(log)}")
+
+
+def candor_environment(overrides: Mapping[str, object]) -> dict[str, str]:
+    """This process's environment, with candor's settings: on loopback, a free port and JSON logs unless overridden."""
+    own = {"host": "127.0.0.1", "port": 0, "log_format": "json", **overrides}
+    return os.environ | {variable(name): "" if value is None else str(value) for name, value in own.items()}
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def tail(log: Path) -> str:
+    """The log's last lines."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
+
+
+def images_answered(server: Server) -> int:
+    """How many images candor itself says it has embedded."""
+    lines = _get(server.url, "/metrics")[1].splitlines()
+    return sum(int(float(line.split()[-1])) for line in lines if line.startswith('candor_images_total{outcome="ok"}'))
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> str:
@@ -57,7 +94,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> str:
         if url and _get(url, "/readyz")[0] == HTTPStatus.OK:
             return url
         time.sleep(0.05)
-    raise RuntimeError(f"the server is not ready:\n{_tail(log)}")
+    raise RuntimeError(f"the server is not ready:\n{tail(log)}")
 
 
 def _listening(log: Path) -> str | None:
@@ -74,13 +111,3 @@ def _get(url: str, path: str) -> tuple[int, str]:
         connection.request("GET", path)
         answer = connection.getresponse()
         return answer.status, answer.read().decode()
-
-
-def _tail(log: Path) -> str:
-    return "\n".join(log.read_text().splitlines()[-20:])
-
-
-def images_answered(server: Server) -> int:
-    """How many images the server itself says it has embedded."""
-    lines = _get(server.url, "/metrics")[1].splitlines()
-    return sum(int(float(line.split()[-1])) for line in lines if line.startswith('candor_images_total{outcome="ok"}'))

@@ -14,38 +14,29 @@ images per second. What a server adds of its own is the ratio of CPU-seconds per
 """
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 import shlex
-import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from benchmarks.bare_loop import bare_pool, bare_single, describe_session
-from benchmarks.cpu_time import PROC, Usage
-from benchmarks.load import CONTENT_TYPES, load
+from benchmarks.cpu_time import PROC
+from benchmarks.load import load
+from benchmarks.machine import describe_bundle, describe_machine, installed_versions
+from benchmarks.payloads import Target
+from benchmarks.photos import FOLDER, find_photos
+from benchmarks.rounds import PERCENTILES, Round, bare_round, medians, served_round, spread
 from benchmarks.server_process import Server, images_answered, serving
-from models.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
-from service.cores import usable_cores
+from benchmarks.worker import Worker, end_on_sigterm, worker
+from models.bundle import DEFAULT_BUNDLE, load_bundle
 from service.settings import Device, Settings, read_settings
 
-PHOTOS = "imagenet-sample-100"
 WARM_UP_S = 2.0
-PERCENTILES = (50, 95, 99)
-LIBRARIES = ("onnxruntime", "numpy", "pillow", "fastapi", "starlette", "uvicorn", "orjson")
 
 Work = Literal["server", "server_alone", "bare_pool", "bare_single"]
 WORKS: tuple[Work, ...] = ("server", "bare_pool", "server_alone", "bare_single")
@@ -61,66 +52,18 @@ class Plan:
     concurrency: int
 
 
-@dataclass(frozen=True)
-class Round:
-    """One stretch of one work.
-
-    `cpu_seconds` are the server's or the bare loop's, `client_cpu_seconds` the load generator's; `other_cores` is how
-    many cores everything else on the machine kept busy meanwhile: near 0 on a machine fit for this.
-    """
-
-    work: Work
-    images: int
-    seconds: float
-    cpu_seconds: float
-    client_cpu_seconds: float
-    other_cores: float
-    latencies_s: tuple[float, ...] = ()
-
-    @property
-    def images_per_second(self) -> float:
-        """Images over wall-clock seconds."""
-        return self.images / self.seconds
-
-    @property
-    def cpu_ms_per_image(self) -> float:
-        """CPU-milliseconds of the server or the bare loop, per image."""
-        return 1000 * self.cpu_seconds / self.images
-
-    def as_dict(self) -> dict[str, Any]:
-        """As the result file has it."""
-        return {
-            "work": self.work,
-            "images": self.images,
-            "seconds": self.seconds,
-            "images_per_second": self.images_per_second,
-            "cpu_seconds": self.cpu_seconds,
-            "cpu_ms_per_image": self.cpu_ms_per_image,
-            "client_cpu_ms_per_image": 1000 * self.client_cpu_seconds / self.images,
-            "other_cores": self.other_cores,
-            "latency_ms": _latency_ms(self.latencies_s),
-        }
-
-
 def main(argv: Sequence[str]) -> None:
     """Measure, write the result file, and print it as a Markdown table."""
     options = _arguments().parse_args(argv)
+    end_on_sigterm()
     if not PROC.is_dir():
         sys.exit("CPU-seconds of other processes are read from Linux's /proc, which is not here")
-    photos = find_photos(options.data / PHOTOS)
+    photos = find_photos(options.data / FOLDER)
     plan = Plan(options.seconds, options.rounds, options.concurrency)
     result = {"command": shlex.join(["python", "-m", "benchmarks.serving", *argv]), **run(options.bundle, photos, plan)}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     print(as_markdown(result))
-
-
-def find_photos(folder: Path) -> list[Path]:
-    """The photos of a folder, in order of their names."""
-    photos = sorted(path for path in folder.glob("*") if path.suffix.lower() in CONTENT_TYPES)
-    if not photos:
-        sys.exit(f"no photos in {folder}: --data is the folder that holds {PHOTOS}/")
-    return photos
 
 
 def run(bundle_path: Path, photos: Sequence[Path], plan: Plan) -> dict[str, Any]:
@@ -138,17 +81,17 @@ def run(bundle_path: Path, photos: Sequence[Path], plan: Plan) -> dict[str, Any]
             warm_up = load_round("server", client, server, photos, plan.concurrency, seconds)
             rounds = alternate(client, bare, server, settings, photos, plan)
             counted = images_answered(server)
-            session = bare.submit(describe_session, settings).result()
+            session = bare.call(describe_session, settings)
     sent = warm_up.images + sum(each.images for each in rounds if each.work not in BARE)
     if counted != sent:
         raise RuntimeError(f"the server has counted {counted} images and {sent} were sent: the figures are void")
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": describe_machine(session["device"]),
-        "versions": _versions(),
-        "bundle": _describe_bundle(bundle),
+        "machine": describe_machine(accelerated=session["device"] == Device.CUDA),
+        "versions": installed_versions(),
+        "bundle": describe_bundle(bundle),
         "settings": session,
-        "photos": {"folder": PHOTOS, "count": len(photos), "bytes": sum(photo.stat().st_size for photo in photos)},
+        "photos": {"folder": FOLDER, "count": len(photos), "bytes": sum(photo.stat().st_size for photo in photos)},
         "plan": {"seconds": plan.seconds, "rounds": plan.rounds, "concurrency": plan.concurrency},
         "images": {"warm_up": warm_up.images, "timed": sent - warm_up.images, "counted_by_server": counted},
         "summary": summarise(rounds),
@@ -157,8 +100,8 @@ def run(bundle_path: Path, photos: Sequence[Path], plan: Plan) -> dict[str, Any]
 
 
 def alternate(
-    client: ProcessPoolExecutor,
-    bare: ProcessPoolExecutor,
+    client: Worker,
+    bare: Worker,
     server: Server,
     settings: Settings,
     photos: Sequence[Path],
@@ -168,10 +111,10 @@ def alternate(
     works: dict[Work, Callable[[], Round]] = {
         "server": lambda: load_round("server", client, server, photos, plan.concurrency, plan.seconds),
         "bare_pool": lambda: bare_round(
-            "bare_pool", bare.submit(bare_pool, settings, photos, plan.concurrency, plan.seconds)
+            "bare_pool", *bare.call(bare_pool, settings, photos, plan.concurrency, plan.seconds)
         ),
         "server_alone": lambda: load_round("server_alone", client, server, photos, 1, plan.seconds),
-        "bare_single": lambda: bare_round("bare_single", bare.submit(bare_single, settings, photos, plan.seconds)),
+        "bare_single": lambda: single_round(bare, settings, photos, plan.seconds),
     }
     rounds: list[Round] = []
     for number in range(plan.rounds):
@@ -182,118 +125,33 @@ def alternate(
 
 
 def load_round(
-    work: Work, client: ProcessPoolExecutor, server: Server, photos: Sequence[Path], concurrency: int, seconds: float
+    work: Work, client: Worker, server: Server, photos: Sequence[Path], concurrency: int, seconds: float
 ) -> Round:
     """The server under load."""
-    latencies, usage = client.submit(load, server.url, server.pid, photos, concurrency, seconds).result()
-    return Round(
-        work=work,
-        images=len(latencies),
-        seconds=usage.seconds,
-        cpu_seconds=usage.cpu_seconds[0],
-        client_cpu_seconds=usage.cpu_seconds[1],
-        other_cores=usage.other_cpu_seconds / usage.seconds,
-        latencies_s=tuple(latencies),
-    )
+    return served_round(work, *client.call(load, Target(server.url), server.pid, photos, concurrency, seconds))
 
 
-def bare_round(work: Work, loop: Future[tuple[int, Usage]]) -> Round:
-    """A bare loop, which asks nothing over HTTP."""
-    images, usage = loop.result()
-    return Round(
-        work=work,
-        images=images,
-        seconds=usage.seconds,
-        cpu_seconds=usage.cpu_seconds[0],
-        client_cpu_seconds=0.0,
-        other_cores=usage.other_cpu_seconds / usage.seconds,
-    )
-
-
-@contextmanager
-def worker() -> Iterator[ProcessPoolExecutor]:
-    """A fresh process that takes one piece of work at a time."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        yield pool
+def single_round(bare: Worker, settings: Settings, photos: Sequence[Path], seconds: float) -> Round:
+    """The bare loop of one image at a time; what each took is no latency of a request, and left out."""
+    taken, usage = bare.call(bare_single, settings, photos, seconds)
+    return bare_round("bare_single", len(taken), usage)
 
 
 # --- What it ran on, and what came out -------------------------------------------------------------------------------
 
 
-def describe_machine(device: str) -> dict[str, Any]:
-    """The hardware's name, and how much of it is ours."""
-    return {
-        "processor": _processor(),
-        "usable_cores": usable_cores(),
-        "accelerator": _accelerator() if device == Device.CUDA else None,
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "nice": os.nice(0),
-    }
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _accelerator() -> str:
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    return subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0]
-
-
-def _versions() -> dict[str, str]:
-    installed = {distribution.name.lower(): distribution.version for distribution in importlib.metadata.distributions()}
-    names = ("candor", *LIBRARIES, "onnxruntime-gpu", "uvloop", "httptools")
-    return {"python": platform.python_version(), **{name: installed[name] for name in names if name in installed}}
-
-
-def _describe_bundle(bundle: Bundle) -> dict[str, Any]:
-    manifest = bundle.manifest
-    return {
-        "name": manifest.name,
-        "hash": bundle.hash,
-        "backbone": manifest.backbone.name,
-        "size": bundle.preprocessing.size,
-        "dimension": manifest.dimension,
-        "graph_bytes": bundle.graph_path.stat().st_size,
-    }
-
-
 def summarise(rounds: Sequence[Round]) -> dict[str, Any]:
     """Medians over the rounds of each work, and of the ratios, round by round, to the bare loop that is faster."""
     by_work = {work: [each for each in rounds if each.work == work] for work in WORKS}
-    medians = {work: _medians(own) for work, own in by_work.items()}
-    yardstick = max(BARE, key=lambda work: medians[work]["images_per_second"])
+    typical = {work: medians([each.as_dict() for each in own]) for work, own in by_work.items()}
+    yardstick = max(BARE, key=lambda work: typical[work]["images_per_second"])
     pairs = list(zip(by_work["server"], by_work[yardstick], strict=True))
     return {
         "yardstick": yardstick,
-        "throughput_over_bare": _spread([server.images_per_second / bare.images_per_second for server, bare in pairs]),
-        "cpu_over_bare": _spread([server.cpu_ms_per_image / bare.cpu_ms_per_image for server, bare in pairs]),
-        "medians": medians,
+        "throughput_over_bare": spread([server.images_per_second / bare.images_per_second for server, bare in pairs]),
+        "cpu_over_bare": spread([server.cpu_ms_per_image / bare.cpu_ms_per_image for server, bare in pairs]),
+        "medians": typical,
     }
-
-
-def _medians(rounds: Sequence[Round]) -> dict[str, Any]:
-    rows = [each.as_dict() for each in rounds]
-    numbers = ("images_per_second", "cpu_ms_per_image", "client_cpu_ms_per_image", "other_cores")
-    latencies = [row["latency_ms"] for row in rows]
-    return {
-        **{name: statistics.median(row[name] for row in rows) for name in numbers},
-        "latency_ms": {name: statistics.median(row[name] for row in latencies) for name in latencies[0]},
-    }
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
-def _latency_ms(latencies_s: Sequence[float]) -> dict[str, float]:
-    """Percentiles in milliseconds; none where nothing was asked over HTTP."""
-    if not latencies_s:
-        return {}
-    values = np.percentile(latencies_s, PERCENTILES)
-    return {f"p{percent}": 1000 * float(value) for percent, value in zip(PERCENTILES, values, strict=True)}
 
 
 def as_markdown(result: Mapping[str, Any]) -> str:
@@ -326,9 +184,9 @@ def as_markdown(result: Mapping[str, Any]) -> str:
     )
 
 
-def _row(title: str, medians: Mapping[str, Any]) -> str:
-    latency = [f"{medians['latency_ms'][f'p{p}']:.1f}" if medians["latency_ms"] else "" for p in PERCENTILES]
-    numbers = [f"{medians['images_per_second']:.1f}", f"{medians['cpu_ms_per_image']:.2f}", *latency]
+def _row(title: str, typical: Mapping[str, Any]) -> str:
+    latency = [f"{typical['latency_ms'][f'p{p}']:.1f}" if typical["latency_ms"] else "" for p in PERCENTILES]
+    numbers = [f"{typical['images_per_second']:.1f}", f"{typical['cpu_ms_per_image']:.2f}", *latency]
     return f"| {' | '.join([title, *numbers])} |"
 
 
@@ -343,7 +201,7 @@ def _arguments() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         prog="python -m benchmarks.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    arguments.add_argument("--data", type=Path, required=True, help=f"folder that holds {PHOTOS}/")
+    arguments.add_argument("--data", type=Path, required=True, help=f"folder that holds {FOLDER}/")
     arguments.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE, help="the shipped one if unset")
     arguments.add_argument("--seconds", type=float, default=20.0, help="of each round, at least")
     arguments.add_argument("--rounds", type=_positive, default=3)

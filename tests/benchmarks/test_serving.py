@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks import serving
+from benchmarks import photos, serving
 from benchmarks.bare_loop import Pixels, run_pool, run_single
 from benchmarks.cpu_time import PROC, cpu_seconds, metered
-from benchmarks.load import LoadError, passes, raw_request, send_all
+from benchmarks.load import LoadError, passes, send_all
+from benchmarks.payloads import raw_request
+from benchmarks.rounds import Round
 from models.bundle import load_bundle
 from models.images import ImageLimits, decode_image
 from models.preprocess import preprocess
@@ -40,10 +42,10 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    (folder / serving.PHOTOS).mkdir()
+    (folder / photos.FOLDER).mkdir()
     for seed in range(PHOTOS):
-        (folder / serving.PHOTOS / f"{seed}.JPEG").write_bytes(jpeg(seed))
-    (folder / serving.PHOTOS / "README.txt").write_text("not a photo")
+        (folder / photos.FOLDER / f"{seed}.JPEG").write_bytes(jpeg(seed))
+    (folder / photos.FOLDER / "README.txt").write_text("not a photo")
     return folder
 
 
@@ -84,9 +86,9 @@ def test_a_small_run_reports_every_round_and_its_counts_add_up(
     assert images["timed"] == over_http
     assert images["counted_by_server"] == images["warm_up"] + over_http
     assert result["photos"] == {
-        "folder": serving.PHOTOS,
+        "folder": photos.FOLDER,
         "count": PHOTOS,
-        "bytes": sum(path.stat().st_size for path in (data / serving.PHOTOS).glob("*.JPEG")),
+        "bytes": sum(path.stat().st_size for path in (data / photos.FOLDER).glob("*.JPEG")),
     }
     assert result["plan"] == {"seconds": 0.2, "rounds": 2, "concurrency": 4}
     assert result["bundle"]["hash"] == load_bundle(bundle).hash
@@ -106,9 +108,9 @@ def test_a_small_run_reports_every_round_and_its_counts_add_up(
 
 
 def test_ratios_are_of_rounds_side_by_side_to_the_faster_bare_loop() -> None:
-    def stretch(work: serving.Work, images: int, cpu_seconds: float) -> serving.Round:
+    def stretch(work: serving.Work, images: int, cpu_seconds: float) -> Round:
         latencies = () if work in serving.BARE else (0.001, 0.002, 0.003)
-        return serving.Round(work, images, 1.0, cpu_seconds, 0.5, 0.0, latencies)
+        return Round(work, images, 1.0, cpu_seconds, 0.5, 0.0, latencies)
 
     rounds = [
         *(stretch("server", images, cpu) for images, cpu in [(90, 1.8), (40, 0.8), (80, 1.6)]),
@@ -176,7 +178,7 @@ def test_the_bare_loops_run_every_image_once(bundle: Path, workers: int, in_flig
     assert run_pool(iter(images), prepare, session, workers, in_flight) == 20
     assert sorted(prepared) == sorted(images)
     prepared.clear()
-    assert run_single(iter(images), prepare, session) == 20
+    assert len(run_single(iter(images), prepare, session)) == 20
     assert prepared == images
 
 
@@ -211,7 +213,7 @@ def answering(answer: bytes) -> Iterator[str]:
 
 
 def requests_to(url: str, data: Path) -> list[bytes]:
-    return [raw_request(url, photo) for photo in serving.find_photos(data / serving.PHOTOS)]
+    return [raw_request(url, photo) for photo in photos.find_photos(data / photos.FOLDER)]
 
 
 async def test_the_load_generator_times_each_request(data: Path) -> None:
