@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from models.errors import UserError
 from models.preprocess import Interpolation, Preprocessing
-from uncertainty.calibration import percentile
+from uncertainty.calibration import ReferenceQuantiles
 
 FORMAT_VERSION = 1
 GRAPH_FILE = "model.onnx"
@@ -103,8 +103,8 @@ class Bundle:
         self.manifest = manifest
         self.preprocessing = manifest.preprocessing.build()
         self.hash = bundle_hash(manifest)
-        self._uncertainty_quantiles = np.asarray(manifest.reference.uncertainty)
-        self._novelty_quantiles = np.asarray(manifest.reference.novelty)
+        self._uncertainty = ReferenceQuantiles(np.asarray(manifest.reference.uncertainty))
+        self._novelty = ReferenceQuantiles(np.asarray(manifest.reference.novelty))
 
     @property
     def graph_path(self) -> Path:
@@ -113,11 +113,11 @@ class Bundle:
 
     def uncertainty_percentile(self, uncertainty: NDArray[np.floating]) -> NDArray[np.float64]:
         """(n,) raw uncertainty -> (n,) share in [0, 1] of the reference set that is less uncertain."""
-        return percentile(np.asarray(uncertainty, dtype=np.float64), self._uncertainty_quantiles)
+        return self._uncertainty.percentile(uncertainty)
 
     def novelty_percentile(self, novelty: NDArray[np.floating]) -> NDArray[np.float64]:
         """(n,) raw novelty -> (n,) share in [0, 1] of the reference set that is less novel."""
-        return percentile(np.asarray(novelty, dtype=np.float64), self._novelty_quantiles)
+        return self._novelty.percentile(novelty)
 
 
 def bundle_hash(manifest: Manifest) -> str:

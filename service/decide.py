@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal
 
 import numpy as np
@@ -65,10 +66,13 @@ def raw_bound(threshold: Threshold, bundle: Bundle) -> float | None:
     """
     if threshold.percentile is None:
         return threshold.uncertainty
-    if threshold.percentile >= 1.0:
-        return None
+    return None if threshold.percentile >= 1.0 else _largest_within(threshold.percentile, bundle)
+
+
+@lru_cache(maxsize=256)  # some thirty percentiles are computed for one, and requests repeat them
+def _largest_within(percentile: float, bundle: Bundle) -> float:
     ordered = range(-FLOAT32_INFINITY_BITS, FLOAT32_INFINITY_BITS + 1)
-    first_beyond = bisect_right(ordered, threshold.percentile, key=lambda i: _percentile_of(_nth_float32(i), bundle))
+    first_beyond = bisect_right(ordered, percentile, key=lambda i: _percentile_of(_nth_float32(i), bundle))
     return _nth_float32(ordered[max(0, first_beyond - 1)])
 
 

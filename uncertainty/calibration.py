@@ -19,30 +19,35 @@ def reference_quantiles(values: Floats, count: int = 1001) -> NDArray[np.float64
     return np.maximum.accumulate(quantiles)  # interpolation may fall by one unit in the last place
 
 
-def percentile(values: Floats, quantiles: Floats) -> NDArray[np.float64]:
-    """(m,) raw scores -> (m,) share in [0, 1] of the reference set that lies below each.
-
-    Monotone: linear between quantiles, 0 below the first and 1 above the last. A score equal to a run of tied
-    quantiles gets the middle of the run, so that half of its ties count as below it.
-
-    Args:
-        values: (m,), finite or infinite.
-        quantiles: (q,), ascending, evenly spaced in rank, as `reference_quantiles` makes them.
+class ReferenceQuantiles:
+    """Quantiles of a reference set, (q,), ascending and evenly spaced in rank, as `reference_quantiles` makes them.
 
     Raises:
-        ValueError: unless the quantiles are ascending and at least two, and no score is NaN.
+        ValueError: unless they are ascending and at least two.
     """
-    require_vector("quantiles", quantiles)
-    if quantiles.size < 2 or (np.diff(quantiles) < 0).any():
-        raise ValueError("quantiles must be at least two, and ascending")
-    scores = np.asarray(values, dtype=np.float64)
-    if np.isnan(scores).any():
-        raise ValueError("values must not be NaN")
-    grid = np.asarray(quantiles, dtype=np.float64)
-    left = np.searchsorted(grid, scores, side="left")  # quantiles strictly below
-    right = np.searchsorted(grid, scores, side="right")  # quantiles below or equal
-    middle = (left + right - 1) / 2.0  # of the run of ties, where there is one
-    return np.clip(np.where(left < right, middle, _between(scores, grid, right)) / (grid.size - 1), 0.0, 1.0)
+
+    def __init__(self, quantiles: Floats) -> None:
+        require_vector("quantiles", quantiles)
+        if quantiles.size < 2 or (np.diff(quantiles) < 0).any():
+            raise ValueError("quantiles must be at least two, and ascending")
+        self._grid = np.asarray(quantiles, dtype=np.float64)
+
+    def percentile(self, values: Floats) -> NDArray[np.float64]:
+        """(m,) raw scores, finite or infinite -> (m,) share in [0, 1] of the reference set that lies below each.
+
+        Monotone: linear between quantiles, 0 below the first and 1 above the last. A score equal to a run of tied
+        quantiles gets the middle of the run, so that half of its ties count as below it.
+
+        Raises:
+            ValueError: for a score that is NaN.
+        """
+        scores, grid = np.asarray(values, dtype=np.float64), self._grid
+        if np.isnan(scores).any():
+            raise ValueError("values must not be NaN")
+        left = np.searchsorted(grid, scores, side="left")  # quantiles strictly below
+        right = np.searchsorted(grid, scores, side="right")  # quantiles below or equal
+        middle = (left + right - 1) / 2.0  # of the run of ties, where there is one
+        return np.clip(np.where(left < right, middle, _between(scores, grid, right)) / (grid.size - 1), 0.0, 1.0)
 
 
 def _between(scores: NDArray[np.float64], grid: NDArray[np.float64], right: NDArray[np.intp]) -> NDArray[np.float64]:

@@ -246,6 +246,8 @@ def _token(path: str, value: Scalar) -> str:
 
 def passes(where: Where, payload: Payload) -> bool:
     """Whether a payload meets every condition: what the SQL must agree with."""
+    if not where.conditions:
+        return True
     values = payload_values(payload)
     return all(_holds(condition, values.get(condition.path, [])) for condition in where.conditions)
 

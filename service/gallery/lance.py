@@ -31,6 +31,7 @@ from lancedb.query import AsyncVectorQuery, ColumnOrdering
 from lancedb.table import AsyncTable
 from numpy.typing import NDArray
 
+from service.cores import usable_cores
 from service.gallery.base import Filter, FilterError, Found, GalleryError, Item, Match, Removed
 from service.gallery.disk import FileLock, FolderSync
 from service.gallery.filters import Where, literal, parse_filter, passes, quote, to_sql
@@ -59,6 +60,11 @@ CONFLICT_TRIES = 8
 CONFLICT_WAIT_S = 0.02
 CONFLICT_WORDS = ("conflict", "concurrent", "contention")
 VANISHED_WORDS = ("not found",)  # an old version that upkeep deletes while versions are listed
+
+ENGINE_SETTINGS = {
+    "LANCE_INCLUDE_VECTOR_CENTROIDS": "false",  # or the engine warns about its own default
+    "LANCE_CPU_THREADS": str(max(8, 2 * usable_cores())),  # with fewer, building an index keeps writes from running
+}
 
 Result = TypeVar("Result")
 
@@ -126,7 +132,7 @@ class LanceGallery:
         self._dimension: int = columns.field("embedding").type.list_size
         self._folder = folder
         self._writer = GroupWriter(self._commit)
-        self._maintenance = Maintenance(table, upkeep, lock, self._sync)
+        self._maintenance = Maintenance(table, upkeep, lock, after=self._sync, writes_held=self._writer.held)
         self._closed = False
 
     async def start(self) -> None:
@@ -257,13 +263,16 @@ class LanceGallery:
             raise GalleryError("the gallery is closed")
 
     async def _search(self, unit: NDArray[np.float32], limit: int, conditions: _Conditions, *, exact: bool) -> Found:
-        nearest = await self._nearest(unit, limit, None, exact=exact)
+        sql = conditions.sql()
+        # Of all items too, even where few can match: `removed` is of the nearest ones.
+        searches = [
+            self._nearest(unit, limit, where, exact=exact) for where in ([None] if sql is None else [None, sql])
+        ]
+        nearest, *matching = await asyncio.gather(*searches)
         failed = [conditions.first_failed(match) for match in nearest]
         removed = Removed(**{name: failed.count(name) for name in ("by_filter", "by_uncertainty", "by_score")})
-        sql = conditions.sql()
-        if sql is not None and removed.by_filter + removed.by_uncertainty:
-            nearest = await self._nearest(unit, limit, sql, exact=exact)
-        return Found([match for match in nearest if match.score >= conditions.min_score], removed)
+        found = matching[0] if matching else nearest
+        return Found([match for match in found if match.score >= conditions.min_score], removed)
 
     async def _nearest(self, unit: NDArray[np.float32], limit: int, sql: str | None, *, exact: bool) -> list[Match]:
         query: AsyncVectorQuery = self._table.query().nearest_to(unit).distance_type("cosine").limit(limit)
@@ -324,7 +333,8 @@ async def open_lance_gallery(
         GalleryError: when the place cannot be used, or holds the items of another bundle.
     """
     options = options or LanceOptions()
-    os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")  # or the engine warns about its own default
+    for name, value in ENGINE_SETTINGS.items():
+        os.environ.setdefault(name, value)
     local = "://" not in location
     columns = schema(dimension, bundle_hash)
     try:

@@ -8,10 +8,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 
-from lancedb.index import BTree, HnswSq, IndexConfig
+from lancedb.index import BTree, HnswSq, IndexConfig, LabelList
 from lancedb.table import AsyncTable
 
 from service.gallery.disk import FileLock
@@ -32,7 +33,8 @@ class Upkeep:
         optimize_after_s: how long fewer commits than that may wait for it.
         keep_versions_s: how long files of an old version stay for the readers that still use it.
         tick_s: how often to look without being woken.
-        rest_per_work: how many times as long as a round took to wait before the next.
+        rest_per_work: how many times as long as a round took to wait before the next, `rest_s` at most.
+        rest_s: the longest that writes go on without a round.
     """
 
     index_from_rows: int = 20_000
@@ -41,14 +43,15 @@ class Upkeep:
     keep_versions_s: float = 60.0
     tick_s: float = 30.0
     rest_per_work: float = 9.0
+    rest_s: float = 60.0
 
 
 async def ensure_scalar_indexes(table: AsyncTable) -> None:
-    """Index `id` and `uncertainty` where they are not indexed yet."""
+    """Index what searches and filters ask for, where it is not indexed yet."""
     indexed = {column for index in await table.list_indices() for column in index.columns}
-    for column in ("id", "uncertainty"):
+    for column, config in (("id", BTree()), ("uncertainty", BTree()), ("tokens", LabelList())):
         if column not in indexed:
-            await table.create_index(column, config=BTree())
+            await table.create_index(column, config=config)
 
 
 async def vector_index(table: AsyncTable) -> IndexConfig | None:
@@ -65,11 +68,21 @@ class Maintenance:
         last_error: why the last round failed, if it did.
     """
 
-    def __init__(self, table: AsyncTable, upkeep: Upkeep, lock: FileLock, after: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        table: AsyncTable,
+        upkeep: Upkeep,
+        lock: FileLock,
+        *,
+        after: Callable[[], Awaitable[None]],
+        writes_held: Callable[[], AbstractAsyncContextManager[None]],
+    ) -> None:
         self._table = table
         self._upkeep = upkeep
         self._lock = lock
         self._after = after
+        self._writes_held = writes_held
+        self._lost = False  # the last merge, to a write
         self._wake = asyncio.Event()
         self._merged = 0  # the version up to which everything is merged: each commit since left about one file
         self._own = 0  # commits of this process so far
@@ -99,10 +112,10 @@ class Maintenance:
             self._wake.set()
 
     async def run_once(self) -> None:
-        """Index and merge now."""
+        """Merge and index now, in this order: while an index is built, which takes minutes, files are few."""
         try:
-            await self._build_vector_index()
             await self._optimize()
+            await self._build_vector_index()
             await self._after()
         finally:
             self.state = "idle"
@@ -125,7 +138,7 @@ class Maintenance:
                     continue
                 last = clock()
                 await self.run_once()
-            await asyncio.sleep(self._upkeep.rest_per_work * (clock() - last))
+            await asyncio.sleep(min(self._upkeep.rest_s, self._upkeep.rest_per_work * (clock() - last)))
 
     @contextlib.contextmanager
     def _noting_failure(self) -> Iterator[None]:
@@ -151,10 +164,16 @@ class Maintenance:
         self.indexed = True
 
     async def _optimize(self) -> None:
-        """Merge small files, take new rows into the indexes, and delete what no reader can need any more."""
+        """Merge small files, take new rows into the indexes, and delete what no reader can need any more.
+
+        A write that replaces rows of a file being merged makes the merge void: the next one is made while writes wait.
+        """
         self.state = "merging files"
         before, own = await self._table.version(), self._own
-        await self._table.optimize(cleanup_older_than=timedelta(seconds=self._upkeep.keep_versions_s))
+        hold, self._lost = self._writes_held if self._lost else contextlib.nullcontext, True
+        async with hold():
+            await self._table.optimize(cleanup_older_than=timedelta(seconds=self._upkeep.keep_versions_s))
+        self._lost = False
         after = await self._table.version()
         came_meanwhile = self._own - own
         left_behind = after > before  # files of replaced versions, for a later round to delete

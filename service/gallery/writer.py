@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from service.gallery.base import GalleryError
@@ -86,6 +87,7 @@ class GroupWriter:
         self._commit = commit
         self._waiting: deque[tuple[Write, asyncio.Future[int]]] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._committing = asyncio.Lock()
         self._closed = False
 
     async def submit(self, write: Write) -> int:
@@ -110,9 +112,17 @@ class GroupWriter:
         if self._task is not None:
             await self._task
 
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Let nothing be committed within the block; writes wait."""
+        async with self._committing:
+            yield
+
     async def _drain(self) -> None:
-        while group := self._next_group():
-            await self._commit_group(group)
+        while self._waiting:
+            async with self._committing:
+                if group := self._next_group():
+                    await self._commit_group(group)
 
     def _next_group(self) -> list[tuple[Write, asyncio.Future[int]]]:
         group: list[tuple[Write, asyncio.Future[int]]] = []

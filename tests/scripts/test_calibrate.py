@@ -9,7 +9,7 @@ from models.heads import load_head, predict
 from models.representations import load_representations
 from scripts import calibrate
 from tests.scripts.conftest import Stages
-from uncertainty.calibration import percentile
+from uncertainty.calibration import ReferenceQuantiles
 from uncertainty.novelty import fit_novelty, novelty
 
 
@@ -37,7 +37,7 @@ def test_percentiles_of_the_reference_images_spread_evenly(calibrated: Stages) -
     reference = load_representations(calibrated.root / "reference-cache", backbone.hash)
     head = load_head(calibrated.root / "head", backbone.hash).module
 
-    shares = np.sort(percentile(predict(head, reference.clean), found.uncertainty))
+    shares = np.sort(ReferenceQuantiles(found.uncertainty).percentile(predict(head, reference.clean)))
 
     assert np.allclose(shares, np.linspace(0, 1, 60), atol=0.06)
 

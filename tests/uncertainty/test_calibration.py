@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from uncertainty.calibration import percentile, reference_quantiles
+from uncertainty.calibration import ReferenceQuantiles, reference_quantiles
 
 SCORES = hnp.arrays(np.float64, st.integers(1, 60), elements=st.floats(-1e6, 1e6, width=32))
 FEW_VALUES = hnp.arrays(np.float64, st.integers(2, 40), elements=st.sampled_from([-2.0, 0.0, 0.5, 3.0]))
@@ -27,7 +27,7 @@ def test_quantiles_ascend_and_hold_both_ends(values: NDArray[np.float64], count:
 
 def test_float32_scores_lie_within_their_own_quantiles() -> None:
     values = np.random.default_rng(0).gamma(2.0, size=999).astype(np.float32)
-    found = percentile(values, reference_quantiles(values))
+    found = ReferenceQuantiles(reference_quantiles(values)).percentile(values)
     assert found.dtype == np.float64
     assert (found.min(), found.max()) == (0.0, 1.0)
 
@@ -36,29 +36,35 @@ def test_percentile_is_the_share_of_the_reference_below() -> None:
     reference = np.random.default_rng(0).normal(size=5000)
     scores = np.random.default_rng(1).normal(size=200)
     share = (reference[None, :] < scores[:, None]).mean(axis=1)  # (200,)
-    assert np.abs(percentile(scores, reference_quantiles(reference)) - share).max() < 2e-3
+    assert np.abs(ReferenceQuantiles(reference_quantiles(reference)).percentile(scores) - share).max() < 2e-3
 
 
 def test_percentile_interpolates_between_quantiles_and_is_clamped_outside() -> None:
     quantiles = np.array([0.0, 1.0, 3.0])
     scores = np.array([-np.inf, -0.1, 0.0, 0.5, 1.0, 2.0, 3.0, 3.1, np.inf])
-    assert percentile(scores, quantiles).tolist() == [0.0, 0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert ReferenceQuantiles(quantiles).percentile(scores).tolist() == [0.0, 0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
 
 
 def test_a_tie_gets_the_middle_of_its_range() -> None:
     quantiles = np.array([0.0, 2.0, 2.0, 2.0, 4.0])
-    assert percentile(np.array([1.0, 2.0, 3.0]), quantiles).tolist() == [0.125, 0.5, 0.875]
-    assert percentile(np.array([1.0, 1.1]), np.array([1.0, 1.0, 1.2])).tolist() == pytest.approx([0.25, 0.75])
+    assert ReferenceQuantiles(quantiles).percentile(np.array([1.0, 2.0, 3.0])).tolist() == [0.125, 0.5, 0.875]
+    assert ReferenceQuantiles(np.array([1.0, 1.0, 1.2])).percentile(np.array([1.0, 1.1])).tolist() == pytest.approx(
+        [0.25, 0.75]
+    )
 
 
 def test_a_constant_reference_knows_below_equal_and_above() -> None:
-    assert percentile(np.array([0.9, 1.0, 1.1]), np.array([1.0, 1.0, 1.0])).tolist() == [0.0, 0.5, 1.0]
+    assert ReferenceQuantiles(np.array([1.0, 1.0, 1.0])).percentile(np.array([0.9, 1.0, 1.1])).tolist() == [
+        0.0,
+        0.5,
+        1.0,
+    ]
 
 
 @given(FEW_VALUES)
 def test_a_tie_counts_half_of_its_quantiles_as_below(quantiles: NDArray[np.float64]) -> None:
     grid = np.sort(quantiles)
-    for score, found in zip(grid, percentile(grid, grid), strict=True):
+    for score, found in zip(grid, ReferenceQuantiles(grid).percentile(grid), strict=True):
         below, equal = (grid < score).sum(), (grid == score).sum()
         assert found == pytest.approx((below + (equal - 1) / 2) / (grid.size - 1))
 
@@ -67,7 +73,7 @@ def test_a_tie_counts_half_of_its_quantiles_as_below(quantiles: NDArray[np.float
 def test_percentile_never_falls_and_stays_in_the_unit_interval(
     scores: NDArray[np.float64], quantiles: NDArray[np.float64]
 ) -> None:
-    found = percentile(np.sort(np.concatenate([scores, quantiles])), np.sort(quantiles))
+    found = ReferenceQuantiles(np.sort(quantiles)).percentile(np.sort(np.concatenate([scores, quantiles])))
     assert (np.diff(found) >= 0).all()
     assert found.min() >= 0.0
     assert found.max() <= 1.0
@@ -75,7 +81,7 @@ def test_percentile_never_falls_and_stays_in_the_unit_interval(
 
 def test_percentile_does_not_change_its_arguments() -> None:
     scores, quantiles = np.array([3.0, 1.0]), np.array([0.0, 2.0])
-    percentile(scores, quantiles)
+    ReferenceQuantiles(quantiles).percentile(scores)
     assert (scores.tolist(), quantiles.tolist()) == ([3.0, 1.0], [0.0, 2.0])
 
 
@@ -90,8 +96,8 @@ def test_bad_references_are_refused(values: list[float], count: int, message: st
 
 def test_bad_quantiles_and_scores_are_refused() -> None:
     with pytest.raises(ValueError, match="ascending"):
-        percentile(np.array([1.0]), np.array([2.0, 1.0]))
+        ReferenceQuantiles(np.array([2.0, 1.0])).percentile(np.array([1.0]))
     with pytest.raises(ValueError, match="at least two"):
-        percentile(np.array([1.0]), np.array([2.0]))
+        ReferenceQuantiles(np.array([2.0])).percentile(np.array([1.0]))
     with pytest.raises(ValueError, match="NaN"):
-        percentile(np.array([np.nan]), np.array([1.0, 2.0]))
+        ReferenceQuantiles(np.array([1.0, 2.0])).percentile(np.array([np.nan]))

@@ -218,3 +218,36 @@ async def test_one_of_several_processes_keeps_the_table_and_the_others_follow(tm
         await idle.upsert([item(f"later {n}")])
     await eventually(the_other_has_taken_over)
     await idle.close()
+
+
+async def test_a_merge_that_lost_to_a_write_is_made_again_while_writes_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = LanceOptions(upkeep=Upkeep(tick_s=3600))
+    gallery = await open_lance_gallery(str(tmp_path), dimension=DIMENSION, bundle_hash=BUNDLE, options=options)
+    await gallery.upsert([item("a")])
+    optimize, rounds = gallery._table.optimize, 0
+    write: asyncio.Task[None] | None = None
+
+    async def lose_once(**kwargs: Any) -> Any:
+        nonlocal rounds, write
+        rounds += 1
+        write = asyncio.create_task(gallery.upsert([item(f"during {rounds}")]))
+        await asyncio.sleep(0.3)
+        written_meanwhile.append(write.done())
+        if rounds == 1:
+            raise RuntimeError("Rewrite preempted by concurrent Update")
+        return await optimize(**kwargs)
+
+    written_meanwhile: list[bool] = []
+    monkeypatch.setattr(gallery._table, "optimize", lose_once)
+    with pytest.raises(RuntimeError, match="preempted"):
+        await gallery.maintain()
+    await gallery.maintain()
+    assert write is not None
+    await write
+    await gallery.maintain()
+    assert written_meanwhile == [True, False, True]
+    assert await gallery.count() == 4
+    await write
+    await gallery.close()
