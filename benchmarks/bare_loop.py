@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from benchmarks.cpu_time import Usage, metered
 from benchmarks.load import passes
 from models.bundle import Bundle, load_bundle
-from service.cores import usable_cores
-from service.pipeline import Prepare, preparation
+from service.pipeline import Prepare, decode_workers, preparation
 from service.session import OnnxSession, open_session
 from service.settings import Settings
 
@@ -47,11 +46,6 @@ def bare_single(settings: Settings, photos: Sequence[Path], seconds: float) -> t
 def _open(settings: Settings, photos: Sequence[Path]) -> tuple[Bundle, OnnxSession, list[bytes]]:
     bundle = load_bundle(settings.bundle)
     return bundle, open_session(bundle, settings), [photo.read_bytes() for photo in photos]
-
-
-def decode_workers(settings: Settings) -> int:
-    """Decoder threads of a server with these settings."""
-    return settings.decode_workers or usable_cores()
 
 
 def run_single(images: Iterable[bytes], prepare: Prepare, session: OnnxSession) -> list[float]:

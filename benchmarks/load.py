@@ -1,6 +1,7 @@
 """A closed loop: so many requests in flight, the next sent once one is answered."""
 
 import asyncio
+import itertools
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +32,18 @@ def load(
     """
     requests = make_requests(target, photos)
     return metered(lambda: run(send_all(target.url, requests, concurrency, seconds)), server_pid, os.getpid())
+
+
+def load_count(target: Target, photos: Sequence[Path], concurrency: int, count: int, patience_s: float) -> float:
+    """Send so many requests, whatever the time; the seconds they took.
+
+    Raises:
+        LoadError: as `send_all`.
+    """
+    requests = itertools.islice(itertools.cycle(make_requests(target, photos)), count)
+    started = time.perf_counter()
+    run(send_each(target.url, requests, concurrency, patience_s))
+    return time.perf_counter() - started
 
 
 def passes(items: Sequence[Item], seconds: float) -> Iterator[Item]:

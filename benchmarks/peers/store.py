@@ -1,0 +1,55 @@
+"""What has been measured so far, a file per unit, so that a run that was ended goes on where it was."""
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ABOUT = "about.json"
+
+
+class Store:
+    """Results by key, such as `round-0/resnet50/mosec`, in a folder of runs that measure the same."""
+
+    def __init__(self, folder: Path, about: Mapping[str, Any], fresh: bool = False) -> None:
+        """Open the folder; what was made for something else than `about` is not mixed with it.
+
+        Raises:
+            SystemExit: where the folder is of another run and `fresh` does not drop it.
+        """
+        self.folder = folder
+        if fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+        path = folder / ABOUT
+        if path.is_file() and json.loads(path.read_text()) != json.loads(json.dumps(about)):
+            sys.exit(f"{folder} holds a run of other code, pins, models or durations: --fresh drops it")
+        _write(path, about)
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """What was kept under the key, if anything."""
+        path = self._path(key)
+        if not path.is_file():
+            return None
+        result: dict[str, Any] = json.loads(path.read_text())
+        return result
+
+    def put(self, key: str, result: Mapping[str, Any]) -> None:
+        """Keep a result."""
+        _write(self._path(key), result)
+
+    def all(self) -> dict[str, dict[str, Any]]:
+        """Everything that was kept, by key."""
+        paths = sorted(path for path in self.folder.rglob("*.json") if path.name != ABOUT)
+        return {str(path.relative_to(self.folder).with_suffix("")): json.loads(path.read_text()) for path in paths}
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.json"
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(path)

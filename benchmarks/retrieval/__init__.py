@@ -1,0 +1,1 @@
+"""What `POST /retrieve` costs beyond its engine, while writes run beside it, against peers, and as galleries grow."""

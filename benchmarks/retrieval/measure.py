@@ -1,0 +1,94 @@
+"""Figures of one stretch of searches, and of processes: also for the peers, whose environments hold little else."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cpu_time import PROC, Usage
+from benchmarks.retrieval.data import Ids, recall, short_answers
+
+PERCENTILES = (50, 95, 99)
+MIB = 2**20
+
+
+def latency_ms(latencies_s: Sequence[float]) -> dict[str, float]:
+    """Percentiles and the largest, in milliseconds."""
+    values = np.percentile(latencies_s, PERCENTILES)
+    named = {f"p{percent}": 1000 * float(value) for percent, value in zip(PERCENTILES, values, strict=True)}
+    return {**named, "max": 1000 * max(latencies_s)}
+
+
+def search_figures(
+    latencies_s: Sequence[float], usage: Usage, found: Mapping[int, Sequence[int]], truth: Ids
+) -> dict[str, Any]:
+    """One stretch of searches.
+
+    Args:
+        latencies_s: of every query.
+        usage: CPU of what searched, first among its processes.
+        found: rows found for each query asked, by its position.
+        truth: (q, k) rows that should be.
+    """
+    return {
+        "queries": len(latencies_s),
+        "seconds": usage.seconds,
+        "queries_per_second": len(latencies_s) / usage.seconds,
+        "latency_ms": latency_ms(latencies_s),
+        "cpu_ms_per_query": 1000 * usage.cpu_seconds[0] / len(latencies_s),
+        "other_cores": usage.other_cpu_seconds / usage.seconds,
+        "recall_at_10": recall(found, truth),
+        "queries_judged": len(found),
+        "short_answers": short_answers(found, truth),
+    }
+
+
+def medians(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Round by round figures of one kind to their medians, through nested objects; counts are kept where all agree."""
+    first = rounds[0]
+    return {
+        name: medians([each[name] for each in rounds])
+        if isinstance(first[name], Mapping)
+        else statistics.median(each[name] for each in rounds)
+        for name in first
+    }
+
+
+def memory_mib(pid: int) -> float:
+    """Proportional set size of a process and its descendants: pages that several share are counted once."""
+    return sum(_proportional_kib(member) for member in _family(pid)) / 1024
+
+
+def folder_mib(folder: Path) -> float:
+    """Size of all files below a folder; one that vanishes meanwhile counts nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except FileNotFoundError:
+            continue
+    return total / MIB
+
+
+def _family(pid: int) -> set[int]:
+    parents = {}
+    for folder in PROC.glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it ended meanwhile
+            continue
+    family, found = {pid}, {pid}
+    while found:
+        found = {child for child, parent in parents.items() if parent in family} - family
+        family |= found
+    return family
+
+
+def _proportional_kib(pid: int) -> int:
+    try:
+        lines = (PROC / str(pid) / "smaps_rollup").read_text().splitlines()
+    except OSError:  # it ended meanwhile, or is another user's
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
