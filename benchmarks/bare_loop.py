@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from benchmarks.cpu_time import Usage, metered
 from benchmarks.load import passes
 from models.bundle import Bundle, load_bundle
-from service.pipeline import Prepare, decode_workers, preparation
+from service.decoding import Prepare, decode_workers, preparation
 from service.session import OnnxSession, open_session
 from service.settings import Settings
 

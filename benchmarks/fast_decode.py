@@ -23,8 +23,8 @@ from benchmarks.photos import FOLDER, find_photos
 from models.bundle import Bundle, load_bundle
 from models.images import ImageLimits, decode_image
 from scripts.common import write_json
+from service.decoding import Prepare, preparation
 from service.lanes import Outputs
-from service.pipeline import Prepare, preparation
 from service.session import open_session
 from service.settings import Decode, Device, Settings
 from uncertainty.metrics import spearman

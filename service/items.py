@@ -11,12 +11,13 @@ from fastapi import Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
 
 from service.decide import Threshold, abstained, resolve_threshold
+from service.decoding import Source
 from service.errors import InvalidId, InvalidOption, Malformed, Problem, TooManyImages
 from service.gallery.base import Item
 from service.gallery.filters import flatten
 from service.intake import Submission, answer_in_time, describe_errors, parse_json_field, parse_options
 from service.lifecycle import Services
-from service.pipeline import Embedded, Outcome, Source
+from service.pipeline import Embedded, Outcome
 from service.vectors import unit_vector
 
 MAX_ID_BYTES: Final = 512

@@ -1,10 +1,8 @@
 """From image bytes to an embedding with its uncertainty: decode in threads, infer in batches, one image one outcome."""
 
 import asyncio
-import base64
-import binascii
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -13,22 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
-from models.images import ImageError, ImageLimits, decode_image
-from models.preprocess import Preprocessing, decode_fast, preprocess
+from models.images import ImageError
 from service.batcher import Admission, Batcher
-from service.cores import cores_per_worker
-from service.errors import InferenceFailed, Malformed, Problem, Unavailable, UnreadableImage
+from service.decoding import Source, decode_source, decode_workers, preparation
+from service.errors import InferenceFailed, Problem, Unavailable, UnreadableImage
 from service.session import Session
-from service.settings import Decode, Settings
+from service.settings import Settings
 from service.telemetry import Logger, Metrics, uncertainty_histogram
-
-Source = bytes | str
-"""Encoded image bytes, or their base64 text, with or without `data:...;base64,` before it."""
-
-Prepare = Callable[[bytes], NDArray[np.uint8]]
-"""Encoded image bytes to pixels (H, W, 3)."""
-
-DATA_URI_HEAD = 256  # characters of a data URI in which its comma must come
 
 
 @dataclass(frozen=True)
@@ -186,60 +175,6 @@ class Pipeline:
         metrics.uncertainty_percentile.observe(scores.percentile)
         metrics.novelty_percentile.observe(scores.novelty_percentile)
         self._uncertainty.observe(scores.uncertainty)
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """Pixels ready for the graph, (H, W, 3); when decoding began, and the seconds it took."""
-
-    pixels: NDArray[np.uint8]
-    started: float
-    seconds: float
-
-
-def decode_workers(settings: Settings) -> int:
-    """Images that one process decodes at a time."""
-    return settings.decode_workers or cores_per_worker(settings.workers)
-
-
-def preparation(config: Preprocessing, settings: Settings) -> Prepare:
-    """From encoded bytes to the graph's pixels, within the server's limits."""
-    limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_pixels)
-    if settings.decode is Decode.FAST:
-        return lambda data: decode_fast(data, limits, config)
-    return lambda data: preprocess(decode_image(data, limits), config)
-
-
-def decode_source(source: Source, prepare: Prepare) -> Decoded:
-    """Decode and preprocess one image; runs on a decoder thread.
-
-    Raises:
-        ImageError: for what is no image, or too large a one.
-        Malformed: for text that is not base64.
-    """
-    started = time.perf_counter()
-    pixels = prepare(from_text(source) if isinstance(source, str) else source)
-    return Decoded(pixels, started, time.perf_counter() - started)
-
-
-def from_text(text: str) -> bytes:
-    """Base64, alone or in a data URI, to bytes.
-
-    Raises:
-        Malformed: for anything else; URLs are not fetched.
-    """
-    if text.startswith(("http://", "https://")):
-        raise Malformed("URLs are not fetched: send the image itself, as base64 or a data URI")
-    if text.startswith("data:"):
-        head, comma, text = text.partition(",")
-        if not comma or not head[:DATA_URI_HEAD].endswith(";base64"):
-            raise Malformed("a data URI must look like data:image/jpeg;base64,...")
-    if "\n" in text:
-        text = "".join(text.split())  # as line-wrapping encoders write it
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise Malformed(f"the image is not valid base64: {error}") from error
 
 
 async def _gather(coroutines: Sequence[Coroutine[Any, Any, Outcome]]) -> list[Outcome]:

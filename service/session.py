@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle
 from service.cores import cores_per_worker
+from service.decoding import preparation, seconds_per_photo
 from service.lanes import CAPTURE_RUNS, OUTPUTS, BoundLane, HostLane, Lane, Outputs
 from service.providers import GPU, PROVIDERS, has_provider, missing_for, provider_options
 from service.settings import Device, Settings
@@ -129,7 +130,7 @@ def _tuned(bundle: Bundle, settings: Settings, device: Device) -> Tuning:
     if threads or lanes:
         found = [Layout(_threads(settings), lanes or 1)]
     batches = (batch,) if batch else BATCHES[device in GPU]
-    key = key_of(bundle.hash, device, settings.cuda_graphs, ort.__version__, found, batches)
+    key = key_of(bundle.hash, device, settings.cuda_graphs, settings.decode, ort.__version__, cores, found, batches)
     kept = recall(key, cache_folder())
     if kept is not None:
         return kept
@@ -139,7 +140,8 @@ def _tuned(bundle: Bundle, settings: Settings, device: Device) -> Tuning:
         session = _open(bundle, settings, device, Tuning(layout.threads, layout.lanes, max(batches)))
         return lambda count: session.run(noise[:count])
 
-    tuning = choose(measure(open_run, found, batches))
+    decode_s = seconds_per_photo(preparation(bundle.preprocessing, settings))
+    tuning = choose(measure(open_run, found, batches), None if device in GPU else cores, decode_s)
     keep(key, tuning, cache_folder())
     return tuning
 

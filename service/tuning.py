@@ -1,8 +1,9 @@
 """Which threads, lanes and batch size carry the most images: measured in the first seconds, kept per graph and machine.
 
 A lane is an inference that runs beside others. On a CPU, one inference on all cores answers a lone request soonest, one
-on each core wastes least; large batches fall out of the cache. Which matters more depends on the graph, so it is
-measured, by running the graph itself.
+on each core wastes least, and large batches fall out of the cache. What inference leaves of the cores decodes images: a
+layout carries what its lanes can run, or what the cores can both decode and run, whichever is less. All of it depends
+on the graph, so it is measured, by running the graph itself.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ POINT_S: Final = 0.15  # seconds that each point is measured for, at least
 SLOW_RUN_S: Final = 0.5  # no larger batch is tried once one takes this long
 WORSE: Final = 0.75  # nor once throughput has fallen to this share of the layout's best
 WITHIN: Final = 0.97  # the smallest batch within this share of the best is taken
-LANES_GAIN: Final = 1.05  # more lanes must carry this much more: a lone request waits longer in each of them
+NEARLY: Final = 0.95  # of layouts that carry this share of the best, a lone request decides
 CPU_INFO: Final = Path("/proc/cpuinfo")
 
 Run = Callable[[int], object]
@@ -38,12 +39,13 @@ class Layout:
 
 @dataclass(frozen=True)
 class Point:
-    """What was measured of a layout with batches of one size."""
+    """What was measured of a layout with batches of one size: of the graph alone, and CPU time per image."""
 
     threads: int
     lanes: int
     batch: int
     images_per_s: float
+    cpu_ms: float
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,17 @@ class Tuning:
 
 
 def layouts(cores: int) -> list[Layout]:
-    """All cores for one inference, a core for each of several, and what lies between, by halving.
+    """All the cores or half of them, for one inference or shared among several, by halving.
 
-    >>> layouts(8)
-    [Layout(threads=8, lanes=1), Layout(threads=4, lanes=2), Layout(threads=2, lanes=4), Layout(threads=1, lanes=8)]
+    >>> layouts(4)  # doctest: +NORMALIZE_WHITESPACE
+    [Layout(threads=4, lanes=1), Layout(threads=2, lanes=1), Layout(threads=2, lanes=2), Layout(threads=1, lanes=2),
+     Layout(threads=1, lanes=4)]
     """
     threads = [cores]
     while threads[-1] > 1:
         threads.append(threads[-1] // 2)
-    return [Layout(each, cores // each) for each in threads]
+    shares = [max(1, cores // 2), cores]
+    return list(dict.fromkeys(Layout(each, share // each) for each in threads for share in shares if share >= each))
 
 
 def measure(
@@ -74,6 +78,7 @@ def measure(
     batches: Sequence[int],
     point_s: float = POINT_S,
     clock: Callable[[], float] = time.perf_counter,
+    cpu_clock: Callable[[], float] = time.process_time,
 ) -> list[Point]:
     """Run every layout with ascending batches, until they no longer pay.
 
@@ -84,27 +89,43 @@ def measure(
         run, best = open_run(layout), 0.0
         for batch in batches:
             run(batch)  # plans are made and memory is taken
-            images_per_s, run_s = _throughput(run, layout.lanes, batch, point_s, clock)
-            points.append(Point(layout.threads, layout.lanes, batch, round(images_per_s, 1)))
+            cpu_before = cpu_clock()
+            images, seconds = _run_lanes(run, layout.lanes, batch, point_s, clock)
+            images_per_s, run_s = images / seconds, seconds * layout.lanes * batch / images
+            cpu_ms = 1000 * (cpu_clock() - cpu_before) / images
+            points.append(Point(layout.threads, layout.lanes, batch, round(images_per_s, 1), round(cpu_ms, 3)))
             best = max(best, images_per_s)
             if run_s > SLOW_RUN_S or images_per_s < WORSE * best:
                 break
     return points
 
 
-def choose(points: Sequence[Point]) -> Tuning:
-    """The layout that carries most, with the fewest lanes that do nearly, and its smallest batch that does nearly."""
+def carried(point: Point, cores: int, decode_s: float) -> float:
+    """Images a second that the graph runs and that the cores can decode beside it, each taking `decode_s` of one."""
+    return min(point.images_per_s, cores / (decode_s + point.cpu_ms / 1000))
+
+
+def choose(points: Sequence[Point], cores: int | None = None, decode_s: float = 0.0) -> Tuning:
+    """Of the layouts that carry nearly the most, the one that runs a lone image soonest; its smallest batch that does.
+
+    Args:
+        points: what was measured.
+        cores: of this process; None where they have no part in inference.
+        decode_s: CPU-seconds that an image takes to decode.
+    """
+
+    def score(point: Point) -> float:
+        return point.images_per_s if cores is None else carried(point, cores, decode_s)
+
+    if not points:
+        raise ValueError("there is nothing to choose from")
     by_layout: dict[Layout, list[Point]] = {}
     for point in points:
         by_layout.setdefault(Layout(point.threads, point.lanes), []).append(point)
-    best = {layout: max(point.images_per_s for point in found) for layout, found in by_layout.items()}
-    chosen: Layout | None = None
-    for layout in sorted(best, key=lambda each: each.lanes):
-        if chosen is None or best[layout] > LANES_GAIN * best[chosen]:
-            chosen = layout
-    if chosen is None:
-        raise ValueError("there is nothing to choose from")
-    batch = next(point.batch for point in by_layout[chosen] if point.images_per_s >= WITHIN * best[chosen])
+    best = {layout: max(map(score, found)) for layout, found in by_layout.items()}
+    nearly = [layout for layout in best if best[layout] >= NEARLY * max(best.values())]
+    chosen = min(nearly, key=lambda layout: layout.lanes / by_layout[layout][0].images_per_s)
+    batch = next(point.batch for point in by_layout[chosen] if score(point) >= WITHIN * best[chosen])
     return Tuning(chosen.threads, chosen.lanes, batch, tuple(points))
 
 
@@ -141,8 +162,8 @@ def keep(key: str, tuning: Tuning, folder: Path) -> None:
         return
 
 
-def _throughput(run: Run, lanes: int, batch: int, point_s: float, clock: Callable[[], float]) -> tuple[float, float]:
-    """Images a second over all lanes, and seconds of one run."""
+def _run_lanes(run: Run, lanes: int, batch: int, point_s: float, clock: Callable[[], float]) -> tuple[int, float]:
+    """Images run on all lanes, and seconds."""
     started = clock()
 
     def lane(_: int) -> int:
@@ -154,8 +175,7 @@ def _throughput(run: Run, lanes: int, batch: int, point_s: float, clock: Callabl
 
     with ThreadPoolExecutor(lanes) as pool:
         counts = list(pool.map(lane, range(lanes)))
-    seconds = clock() - started
-    return sum(counts) * batch / seconds, seconds * lanes / sum(counts)
+    return sum(counts) * batch, clock() - started
 
 
 def _processor() -> str:

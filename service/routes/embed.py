@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.decide import Threshold, abstained, default_threshold, resolve_threshold
+from service.decoding import Source
 from service.errors import InvalidOption, Malformed, Problem, TooManyImages
 from service.intake import Submission, answer_in_time, deadline_after, parse_options, read_submission
 from service.lifecycle import Services, services_of
 from service.openapi import IMAGE, READING, body, errors, options_as_query, properties
-from service.pipeline import Embedded, Outcome, Source, timing_ms
+from service.pipeline import Embedded, Outcome, timing_ms
 from service.schemas import EmbedAnswer
 from service.settings import Settings
 from service.vectors import Encoding, encode_embedding

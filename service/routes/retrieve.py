@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
 from service.decide import NO_THRESHOLD, Threshold, default_threshold, raw_bound, resolve_threshold
+from service.decoding import Source
 from service.errors import InvalidOption, Malformed, Problem, UnknownId
 from service.gallery.base import Found, Item, Match, Removed
 from service.gallery.filters import parse_filter, passes
 from service.intake import Submission, answer_in_time, deadline_after, parse_json_field, parse_options, read_submission
 from service.lifecycle import Services, services_of
 from service.openapi import IMAGE, READING, body, errors, options_as_query, properties
-from service.pipeline import Source, Timing, timing_ms
+from service.pipeline import Timing, timing_ms
 from service.schemas import RetrieveAnswer
 from service.vectors import unit_vector
 

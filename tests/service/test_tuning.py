@@ -12,19 +12,24 @@ from models.bundle import Bundle
 from service import session as session_module
 from service.session import open_session
 from service.settings import Device, Settings
-from service.tuning import Layout, Point, Tuning, cache_folder, choose, keep, key_of, layouts, measure, recall
+from service.tuning import Layout, Point, Tuning, cache_folder, carried, choose, keep, key_of, layouts, measure, recall
 
 
-def points(threads: int, lanes: int, **images_per_s: float) -> list[Point]:
+def points(threads: int, lanes: int, cpu_ms: float = 0.0, **images_per_s: float) -> list[Point]:
     """Points of one layout, by `bN`, the size of the batch."""
-    return [Point(threads, lanes, int(batch[1:]), rate) for batch, rate in images_per_s.items()]
+    return [Point(threads, lanes, int(batch[1:]), rate, cpu_ms) for batch, rate in images_per_s.items()]
 
 
 @pytest.mark.parametrize(
     ("cores", "expected"),
-    [(1, [(1, 1)]), (2, [(2, 1), (1, 2)]), (6, [(6, 1), (3, 2), (1, 6)]), (8, [(8, 1), (4, 2), (2, 4), (1, 8)])],
+    [
+        (1, [(1, 1)]),
+        (2, [(2, 1), (1, 1), (1, 2)]),
+        (6, [(6, 1), (3, 1), (3, 2), (1, 3), (1, 6)]),
+        (8, [(8, 1), (4, 1), (4, 2), (2, 2), (2, 4), (1, 4), (1, 8)]),
+    ],
 )
-def test_layouts_use_all_cores_and_never_more(cores: int, expected: list[tuple[int, int]]) -> None:
+def test_layouts_use_all_cores_or_half_and_never_more(cores: int, expected: list[tuple[int, int]]) -> None:
     assert layouts(cores) == [Layout(*each) for each in expected]
 
 
@@ -42,11 +47,30 @@ def test_lanes_must_pay_for_the_wait_of_a_lone_request() -> None:
     assert len(found.points) == 4
 
 
+def test_what_is_carried_is_what_the_cores_can_both_decode_and_run() -> None:
+    light = points(1, 1, cpu_ms=0.5, b1=2000)[0]
+    heavy = points(1, 1, cpu_ms=40.0, b1=25)[0]
+
+    assert carried(light, cores=2, decode_s=0.002) == pytest.approx(800)
+    assert carried(heavy, cores=2, decode_s=0.002) == 25
+
+
+def test_a_thread_is_left_to_decoding_where_decoding_is_the_most() -> None:
+    """Two threads run a light graph sooner, at twice the cost; on a heavy one, a core left idle is lost."""
+    light = [*points(2, 1, cpu_ms=0.5, b1=2500), *points(1, 1, cpu_ms=0.3, b1=2000), *points(1, 2, cpu_ms=0.3, b1=3800)]
+    heavy = [*points(2, 1, cpu_ms=42, b1=46), *points(1, 1, cpu_ms=40, b1=25), *points(1, 2, cpu_ms=41, b1=48)]
+
+    assert (choose(light, 2, 0.002).threads, choose(light, 2, 0.002).lanes) == (1, 1)
+    assert (choose(heavy, 2, 0.002).threads, choose(heavy, 2, 0.002).lanes) == (2, 1)
+    assert choose(light).lanes == 2  # the cores have no part in it
+
+
 class Graph:
     """A graph whose runs take these seconds by the size of the batch, on a clock of its own."""
 
     def __init__(self, seconds_of: Callable[[int], float]) -> None:
         self.now = 0.0
+        self.images = 0
         self.batches: list[int] = []
         self._seconds_of = seconds_of
 
@@ -56,17 +80,22 @@ class Graph:
     def clock(self) -> float:
         return self.now
 
+    def cpu_clock(self) -> float:
+        """Seven milliseconds an image."""
+        return 0.007 * self.images
+
     def _run(self, batch: int) -> None:
         self.batches.append(batch)
+        self.images += batch
         self.now += self._seconds_of(batch)
 
 
 def test_larger_batches_are_tried_until_they_no_longer_pay() -> None:
     graph = Graph(lambda batch: 0.01 if batch <= 2 else 0.02 * batch)
 
-    found = measure(graph.open, [Layout(2, 1)], (1, 2, 4, 8, 16), point_s=0.1, clock=graph.clock)
+    found = measure(graph.open, [Layout(2, 1)], (1, 2, 4, 8, 16), 0.1, graph.clock, graph.cpu_clock)
 
-    assert found == points(2, 1, b1=100, b2=200, b4=50)
+    assert found == points(2, 1, cpu_ms=7.0, b1=100, b2=200, b4=50)
     assert set(graph.batches) == {1, 2, 4}
 
 
@@ -141,7 +170,7 @@ def test_a_session_is_tuned_once_and_opened_as_chosen(
     second = open_session(bundle, settings)
 
     assert len(list(cache.iterdir())) == 1
-    assert {(point.threads, point.lanes) for point in first.tuning.points} == {(2, 1), (1, 2)}
+    assert {(point.threads, point.lanes) for point in first.tuning.points} == {(2, 1), (1, 1), (1, 2)}
     assert second.tuning == first.tuning
     assert second.buckets[-1] == first.tuning.max_batch
 
