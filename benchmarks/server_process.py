@@ -15,6 +15,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from benchmarks.cpu_time import family
 from service.settings import read_settings, variable
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -43,6 +44,9 @@ def launched(command: Sequence[str], environment: Mapping[str, str], log: Path) 
         try:
             yield process
         finally:
+            for pid in family(process.pid):  # some servers start workers in sessions of their own
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
 
