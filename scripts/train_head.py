@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from models.backbone import Backbone, load_backbone
@@ -28,7 +29,7 @@ from scripts.common import command_line, current_commit, json_object, log_to_std
 from uncertainty.metrics import r_auroc, recall_at_1, spearman
 from uncertainty.neighbours import nearest_neighbour
 
-LEAST_SPREAD = 1e-6  # of losses that can be told apart
+LEAST_SPREAD = 1e-5  # of losses that can be told apart, relative to the largest: float32 has noise below
 STATISTICS = 20_000  # images that means and covariances are taken from
 
 
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = {key: value for key, value in chosen.items() if value is not None}
     schedule = Schedule(**{**METHODS[options.method].schedule, **given})
     examples = joined(caches, backbone, target, options.layers or METHODS[options.method].layers)
-    if examples.targets is not None and np.ptp(examples.targets[0]) < LEAST_SPREAD:
+    if examples.targets is not None and _all_alike(examples.targets[0]):
         raise TargetError(f"all images have the same {target} loss: there is nothing to learn")
     kept, held_back = split(examples, options.held_back, schedule.seed)
     sizes = Sizes(caches[0].dimension, examples.features.shape[2], int(examples.labels.max()) + 1)
@@ -125,6 +126,10 @@ def judged(head: Head, examples: Examples) -> dict[str, float]:
     if examples.targets is not None and np.ptp(examples.targets[0]) > 0:
         figures["spearman"] = spearman(uncertainty, examples.targets[0])
     return figures
+
+
+def _all_alike(losses: NDArray[np.float32]) -> bool:
+    return bool(np.ptp(losses) < LEAST_SPREAD * max(1.0, float(np.abs(losses).max())))
 
 
 def _arguments() -> argparse.ArgumentParser:
