@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cpu_time import PROC
+from benchmarks.machine import describe_machine, installed_versions
 from benchmarks.retrieval.beside import Setting, beside_upkeep
 from benchmarks.retrieval.bundle import make_bundle
 from benchmarks.retrieval.corpus_files import write_corpus
@@ -37,7 +38,7 @@ from benchmarks.retrieval.parts import SMOKE, Parts, Plan
 from benchmarks.retrieval.peer import PEERS
 from benchmarks.retrieval.peers import measure_peer
 from benchmarks.retrieval.plot import plot
-from benchmarks.retrieval.report import as_markdown, describe_machine, versions
+from benchmarks.retrieval.report import LIBRARIES, as_markdown
 from benchmarks.retrieval.served import worker
 from benchmarks.server_process import REPOSITORY
 
@@ -59,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
         "command": shlex.join(["python", "-m", "benchmarks.retrieval", *argv]),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": describe_machine(),
-        "versions": versions(),
+        "versions": installed_versions(LIBRARIES),
         "plan": asdict(plan),
         **measure(plan, parts, million=options.million),
     }

@@ -1,14 +1,9 @@
-"""The result as Markdown tables and a plot, and what it was measured on."""
+"""The result as Markdown tables."""
 
-import importlib.metadata
-import os
-import platform
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from benchmarks.retrieval.data import CONDITIONS
-from service.cores import usable_cores
 
 LIBRARIES = ("candor", "lancedb", "pyarrow", "numpy", "fastapi", "uvicorn", "uvloop", "httptools", "orjson", "pydantic")
 TITLES = {condition.name: condition.title for condition in CONDITIONS}
@@ -18,24 +13,6 @@ PHASES = {
     "index_build": "writes and the first index's build beside",
 }
 Row = Sequence[object]
-
-
-def describe_machine() -> dict[str, Any]:
-    """The processor, and how much of it is ours."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "processor": names[0] if names else platform.processor() or platform.machine(),
-        "usable_cores": usable_cores(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-    }
-
-
-def versions() -> dict[str, str]:
-    """Of Python and the libraries that searches go through."""
-    installed = {each.name.lower(): each.version for each in importlib.metadata.distributions()}
-    return {"python": platform.python_version(), **{name: installed[name] for name in LIBRARIES if name in installed}}
 
 
 def as_markdown(result: Mapping[str, Any]) -> str:
