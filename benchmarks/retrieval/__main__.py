@@ -39,8 +39,8 @@ from benchmarks.retrieval.peer import PEERS
 from benchmarks.retrieval.peers import measure_peer
 from benchmarks.retrieval.plot import plot
 from benchmarks.retrieval.report import LIBRARIES, as_markdown
-from benchmarks.retrieval.served import worker
 from benchmarks.server_process import REPOSITORY
+from benchmarks.worker import worker
 
 WORK = REPOSITORY / "runs" / "bench" / "retrieval"
 MILLION, MILLION_DIMENSION = 1_000_000, 128
@@ -102,12 +102,11 @@ def prepare(rows: int, dimension: int, queries: int, *, main: bool = False) -> t
     bundle = make_bundle(WORK / f"bundle-{dimension}", dimension)
     gallery, corpus_folder = folder / f"gallery-{bundle.hash[-8:]}", folder / "corpus"
     (folder / "work").mkdir(parents=True, exist_ok=True)
-    with worker() as pool:
+    with worker() as process:
         corpus, conditions = Corpus(rows, dimension), CONDITIONS if main else (NO_CONDITION,)
-        pool.submit(write_corpus, corpus_folder, corpus, queries, conditions).result()
-    with worker() as pool:
-        filling = pool.submit(fill_gallery, corpus_folder, rows, bundle.hash, gallery, keep_bare=main)
-        filled = filling.result()
+        process.call(write_corpus, corpus_folder, corpus, queries, conditions)
+    with worker() as process:
+        filled = process.call(fill_gallery, corpus_folder, rows, bundle.hash, gallery, keep_bare=main)
     return Place(bundle.path, bundle.hash, corpus_folder, gallery / "indexed", folder / "work"), filled
 
 

@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -20,9 +20,10 @@ from benchmarks.retrieval.control import idle_server
 from benchmarks.retrieval.corpus_files import Files, read_corpus
 from benchmarks.retrieval.data import NO_CONDITION, make_payload
 from benchmarks.retrieval.measure import latency_ms, memory_mib
-from benchmarks.retrieval.served import ServedTask, gallery_server, served_round, worker
+from benchmarks.retrieval.served import ServedTask, gallery_server, served_round
 from benchmarks.retrieval.wire import get, item_id, upsert_request
 from benchmarks.server_process import Server
+from benchmarks.worker import Worker, worker
 from service.gallery.maintenance import vector_index
 from service.gallery.rows import TABLE
 
@@ -81,13 +82,14 @@ def _phase(server: Server, gallery: Path, setting: Setting, *, writes: bool, unt
     until = Until(LONGEST_BUILD_S if until_indexed else setting.seconds, stop)
     task = ServedTask(server.url, server.pid, setting.corpus_folder, NO_CONDITION, 1, until)
     with ExitStack() as stack:
-        pools = [stack.enter_context(worker()) for _ in range(4)]
+        threads = stack.enter_context(ThreadPoolExecutor(4))
+        processes = [stack.enter_context(worker()) for _ in range(4)]  # killed first, which ends the threads' calls
         idle = stack.enter_context(idle_server())
-        _wake(pools)
-        searching = pools[0].submit(served_round, task)
-        probing = pools[1].submit(probe_path, server.url, "/healthz", until)
-        controlling = pools[2].submit(probe_path, idle, "/healthz", until)
-        writing = pools[3].submit(write, server.url, setting.corpus_folder, until) if writes else None
+        _wake(processes)
+        searching = threads.submit(processes[0].call, served_round, task)
+        probing = threads.submit(processes[1].call, probe_path, server.url, "/healthz", until)
+        controlling = threads.submit(processes[2].call, probe_path, idle, "/healthz", until)
+        writing = threads.submit(processes[3].call, write, server.url, setting.corpus_folder, until) if writes else None
         seen = asyncio.run(_watch(gallery, searching, stop if until_indexed else None))
         phase = {"search": searching.result(), "probe": _probe_figures(probing.result())}
         phase["control"] = _probe_figures(controlling.result())
@@ -103,10 +105,10 @@ def _phase(server: Server, gallery: Path, setting: Setting, *, writes: bool, unt
     }
 
 
-def _wake(pools: list[ProcessPoolExecutor]) -> None:
+def _wake(processes: list[Worker]) -> None:
     """Have every process started and its modules imported before the clock runs."""
-    for future in [pool.submit(latency_ms, [1.0]) for pool in pools]:
-        future.result()
+    for process in processes:
+        process.call(latency_ms, [1.0])
 
 
 async def _watch(gallery: Path, searching: "Future[Any]", stop: Path | None) -> _Seen:

@@ -9,8 +9,9 @@ from benchmarks.retrieval.filling import Progress
 from benchmarks.retrieval.measure import medians, memory_mib
 from benchmarks.retrieval.overhead import Place
 from benchmarks.retrieval.parts import Plan
-from benchmarks.retrieval.served import ServedTask, gallery_server, served_round, worker
+from benchmarks.retrieval.served import ServedTask, gallery_server, served_round
 from benchmarks.server_process import Server
+from benchmarks.worker import worker
 
 CONCURRENCIES = (1, 16)
 
@@ -29,6 +30,5 @@ def measure_size(place: Place, filled: Progress, plan: Plan) -> dict[str, Any]:
 
 def _round(place: Place, server: Server, concurrency: int, plan: Plan) -> dict[str, Any]:
     task = ServedTask(server.url, server.pid, place.corpus_folder, NO_CONDITION, concurrency, Until(plan.seconds))
-    with worker() as pool:
-        figures: dict[str, Any] = pool.submit(served_round, task).result()
-    return figures
+    with worker() as process:
+        return process.call(served_round, task)

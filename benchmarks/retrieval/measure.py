@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cpu_time import PROC, Usage
+from benchmarks.cpu_time import Usage
+from benchmarks.process_memory import memory_of
 from benchmarks.retrieval.data import Ids, recall, short_answers
 
 PERCENTILES = (50, 95, 99)
@@ -58,7 +59,7 @@ def medians(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def memory_mib(pid: int) -> float:
     """Proportional set size of a process and its descendants: pages that several share are counted once."""
-    return sum(_proportional_kib(member) for member in _family(pid)) / 1024
+    return memory_of(pid).pss / MIB
 
 
 def folder_mib(folder: Path) -> float:
@@ -70,25 +71,3 @@ def folder_mib(folder: Path) -> float:
         except FileNotFoundError:
             continue
     return total / MIB
-
-
-def _family(pid: int) -> set[int]:
-    parents = {}
-    for folder in PROC.glob("[0-9]*"):
-        try:
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it ended meanwhile
-            continue
-    family, found = {pid}, {pid}
-    while found:
-        found = {child for child, parent in parents.items() if parent in family} - family
-        family |= found
-    return family
-
-
-def _proportional_kib(pid: int) -> int:
-    try:
-        lines = (PROC / str(pid) / "smaps_rollup").read_text().splitlines()
-    except OSError:  # it ended meanwhile, or is another user's
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)

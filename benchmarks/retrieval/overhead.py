@@ -12,9 +12,10 @@ from benchmarks.retrieval.data import CONDITIONS, NO_CONDITION, Condition
 from benchmarks.retrieval.engine import EngineTask, Way, engine_round
 from benchmarks.retrieval.measure import medians, memory_mib
 from benchmarks.retrieval.parts import Parts, Plan
-from benchmarks.retrieval.served import ServedTask, gallery_server, served_round, worker
+from benchmarks.retrieval.served import ServedTask, gallery_server, served_round
 from benchmarks.retrieval.wire import Encoding
 from benchmarks.server_process import Server
+from benchmarks.worker import worker
 
 WAYS: tuple[Way, ...] = ("gallery", "lancedb")
 
@@ -92,14 +93,14 @@ def _round(load: Load, server: Server, place: Place, seconds: float) -> dict[str
         Until(seconds),
         load.encoding,
     )
-    with worker() as pool:
-        figures = {"http": pool.submit(served_round, asked).result()}
+    with worker() as process:
+        figures = {"http": process.call(served_round, asked)}
     for way in WAYS:
         task = EngineTask(
             way, place.gallery, place.bundle_hash, place.corpus_folder, load.condition, load.concurrency, seconds
         )
-        with worker() as pool:
-            figures[way] = pool.submit(engine_round, task).result()
+        with worker() as process:
+            figures[way] = process.call(engine_round, task)
     return figures
 
 

@@ -2,10 +2,8 @@
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +55,3 @@ def gallery_server(bundle: Path, gallery: Path, folder: Path) -> Iterator[Server
     overrides = {"bundle": bundle.resolve(), "gallery": str(gallery.resolve()), "api_key": None}
     with serving(overrides, folder) as server:
         yield server
-
-
-@contextmanager
-def worker() -> Iterator[ProcessPoolExecutor]:
-    """A fresh process that takes one piece of work at a time."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        yield pool

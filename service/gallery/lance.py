@@ -10,40 +10,29 @@ approximate search that comes back with fewer matches than asked for is done aga
 """
 
 import asyncio
-import hashlib
 import json
 import math
-import os
-import random
-import tempfile
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import lancedb
 import numpy as np
 import pyarrow as pa
-from lancedb.db import AsyncConnection
 from lancedb.query import AsyncVectorQuery, ColumnOrdering
 from lancedb.table import AsyncTable
 from numpy.typing import NDArray
 
-from service.cores import usable_cores
 from service.gallery.base import Filter, FilterError, Found, GalleryError, Item, Match, Removed
 from service.gallery.disk import FileLock, FolderSync
 from service.gallery.filters import Where, literal, parse_filter, passes, quote, to_sql
 from service.gallery.maintenance import Maintenance, Upkeep, ensure_scalar_indexes, vector_index
+from service.gallery.opening import is_local, lock_path, open_table
+from service.gallery.retry import retrying
 from service.gallery.rows import (
-    BUNDLE_KEY,
-    DIMENSION_KEY,
-    FORMAT,
-    FORMAT_KEY,
     ITEM_COLUMNS,
     MATCH_COLUMNS,
-    TABLE,
     check_id,
     check_vector,
     schema,
@@ -56,17 +45,7 @@ from service.gallery.writer import Delete, DeleteWhere, GroupWriter, Upsert, Wri
 EF_SEARCH = 64
 REFINE_FACTOR = 2
 IDS_PER_STATEMENT = 500
-CONFLICT_TRIES = 8
-CONFLICT_WAIT_S = 0.02
-CONFLICT_WORDS = ("conflict", "concurrent", "contention")
 VANISHED_WORDS = ("not found",)  # an old version that upkeep deletes while versions are listed
-
-ENGINE_SETTINGS = {
-    "LANCE_INCLUDE_VECTOR_CENTROIDS": "false",  # or the engine warns about its own default
-    "LANCE_CPU_THREADS": str(max(8, 2 * usable_cores())),  # with fewer, building an index keeps writes from running
-}
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -246,7 +225,7 @@ class LanceGallery:
         return LanceStats(
             rows=rows,
             fragments=int(table["fragment_stats"]["num_fragments"]),
-            versions=len(await _retrying(self._table.list_versions, VANISHED_WORDS)),
+            versions=len(await retrying(self._table.list_versions, VANISHED_WORDS)),
             vector_index=index is not None,
             unindexed_rows=rows if index is None else int(index.num_unindexed_rows or 0),
             upkeep=self._maintenance.state,
@@ -285,7 +264,7 @@ class LanceGallery:
         """Commit a group as the writer gives it: one `DeleteWhere`, or a run of the others."""
         match group:
             case [DeleteWhere(sql)]:
-                counts: Sequence[int] = [(await _retrying(partial(self._table.delete, sql))).num_deleted_rows]
+                counts: Sequence[int] = [(await retrying(partial(self._table.delete, sql))).num_deleted_rows]
             case _:
                 counts = await self._commit_by_id(group)
         await self._sync()
@@ -296,9 +275,9 @@ class LanceGallery:
         merged = merge(group, await self._existing(ids_to_delete(group)))
         if merged.rows:
             rows = await asyncio.to_thread(to_arrow, merged.rows, self._columns)
-            await _retrying(partial(_merge_insert, self._table, rows))
+            await retrying(partial(_merge_insert, self._table, rows))
         for sql in _id_conditions(merged.deleted):
-            await _retrying(partial(self._table.delete, sql))
+            await retrying(partial(self._table.delete, sql))
         return merged.counts
 
     async def _items(self, ids: Sequence[str]) -> list[Item]:
@@ -333,67 +312,16 @@ async def open_lance_gallery(
         GalleryError: when the place cannot be used, or holds the items of another bundle.
     """
     options = options or LanceOptions()
-    for name, value in ENGINE_SETTINGS.items():
-        os.environ.setdefault(name, value)
-    local = "://" not in location
     columns = schema(dimension, bundle_hash)
     try:
-        if local:
-            await asyncio.to_thread(os.makedirs, location, exist_ok=True)
-        db = await lancedb.connect_async(
-            location, read_consistency_interval=timedelta(0), storage_options=dict(options.storage) or None
-        )
-        table = await _open_or_create(db, columns)
-        _require_same(await table.schema(), columns, location)
-        await _retrying(partial(ensure_scalar_indexes, table))
+        table = await open_table(location, columns, options.storage)
+        await retrying(partial(ensure_scalar_indexes, table))
     except (OSError, RuntimeError, ValueError) as error:
         raise GalleryError(f"cannot open the gallery at {location}: {error}") from error
-    folder = await asyncio.to_thread(FolderSync, Path(location)) if local and options.sync else None
-    lock = FileLock(_lock_path(location, local))
-    gallery = LanceGallery(table, columns, options.upkeep, lock, folder)
+    folder = await asyncio.to_thread(FolderSync, Path(location)) if is_local(location) and options.sync else None
+    gallery = LanceGallery(table, columns, options.upkeep, FileLock(lock_path(location)), folder)
     await gallery.start()
     return gallery
-
-
-def _lock_path(location: str, local: bool) -> Path:
-    """Where the processes that have this gallery open agree on who does the upkeep."""
-    if local:
-        return Path(location) / "upkeep.lock"
-    return Path(tempfile.gettempdir()) / f"candor-upkeep-{hashlib.sha256(location.encode()).hexdigest()[:16]}.lock"
-
-
-async def _open_or_create(db: AsyncConnection, columns: pa.Schema) -> AsyncTable:
-    """The table, made now if it is not there; of two processes that make it at once, one makes it."""
-    try:
-        return await db.open_table(TABLE)
-    except ValueError as error:
-        if "not found" not in str(error):
-            raise
-    try:
-        return await db.create_table(TABLE, schema=columns)
-    except ValueError as error:
-        if "exists" not in str(error):
-            raise
-    return await db.open_table(TABLE)
-
-
-def _require_same(found: pa.Schema, wanted: pa.Schema, location: str) -> None:
-    theirs, ours = found.metadata or {}, wanted.metadata
-    if theirs.get(FORMAT_KEY) != FORMAT.encode():
-        raise GalleryError(
-            f"the table at {location} is not a gallery of format {FORMAT}; set CANDOR_GALLERY to another folder"
-        )
-    if theirs.get(BUNDLE_KEY) == ours[BUNDLE_KEY] and theirs.get(DIMENSION_KEY) == ours[DIMENSION_KEY]:
-        return
-    raise GalleryError(
-        f"the gallery at {location} holds embeddings of another bundle: it was made with {_text(theirs, BUNDLE_KEY)} "
-        f"(dimension {_text(theirs, DIMENSION_KEY)}), this server runs {_text(ours, BUNDLE_KEY)} (dimension "
-        f"{_text(ours, DIMENSION_KEY)}). Serve that bundle, or set CANDOR_GALLERY to another folder and fill it anew"
-    )
-
-
-def _text(metadata: Mapping[bytes, bytes], key: bytes) -> str:
-    return metadata.get(key, b"nothing").decode(errors="replace")
 
 
 async def _merge_insert(table: AsyncTable, rows: pa.Table) -> None:
@@ -403,18 +331,6 @@ async def _merge_insert(table: AsyncTable, rows: pa.Table) -> None:
     """
     merge_insert = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
     await merge_insert.use_index(False).execute(rows)
-
-
-async def _retrying(action: Callable[[], Awaitable[Result]], words: Sequence[str] = CONFLICT_WORDS) -> Result:
-    """Run an action again while its error has one of `words`: by default, while another's commit gets in its way."""
-    for attempt in range(CONFLICT_TRIES - 1):
-        try:
-            return await action()
-        except (OSError, RuntimeError, ValueError) as error:
-            if not any(word in str(error).lower() for word in words):
-                raise
-            await asyncio.sleep(CONFLICT_WAIT_S * 2**attempt * (0.5 + random.random()))
-    return await action()
 
 
 def _id_conditions(ids: Sequence[str]) -> list[str]:

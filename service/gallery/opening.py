@@ -1,0 +1,89 @@
+"""Opening the LanceDB table of a gallery: made where there is none, refused where it is not this bundle's."""
+
+import asyncio
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+import lancedb
+import pyarrow as pa
+from lancedb.db import AsyncConnection
+from lancedb.table import AsyncTable
+
+from service.cores import usable_cores
+from service.gallery.base import GalleryError
+from service.gallery.rows import BUNDLE_KEY, DIMENSION_KEY, FORMAT, FORMAT_KEY, TABLE
+
+ENGINE_SETTINGS: Final = {
+    "LANCE_INCLUDE_VECTOR_CENTROIDS": "false",  # or the engine warns about its own default
+    "LANCE_CPU_THREADS": str(max(8, 2 * usable_cores())),  # with fewer, building an index keeps writes from running
+}
+
+
+async def open_table(location: str, columns: pa.Schema, storage: Mapping[str, str]) -> AsyncTable:
+    """The table at a folder or the URL of an object store, whose every read sees the newest version.
+
+    Raises:
+        GalleryError: where it holds the items of another bundle, or is no gallery.
+        OSError, RuntimeError, ValueError: where the place cannot be used.
+    """
+    for name, value in ENGINE_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if is_local(location):
+        await asyncio.to_thread(os.makedirs, location, exist_ok=True)
+    db = await lancedb.connect_async(
+        location, read_consistency_interval=timedelta(0), storage_options=dict(storage) or None
+    )
+    table = await _open_or_create(db, columns)
+    _require_same(await table.schema(), columns, location)
+    return table
+
+
+def is_local(location: str) -> bool:
+    """Whether it is a folder of this machine."""
+    return "://" not in location
+
+
+def lock_path(location: str) -> Path:
+    """Where the processes that have this gallery open agree on who does the upkeep."""
+    if is_local(location):
+        return Path(location) / "upkeep.lock"
+    return Path(tempfile.gettempdir()) / f"candor-upkeep-{hashlib.sha256(location.encode()).hexdigest()[:16]}.lock"
+
+
+async def _open_or_create(db: AsyncConnection, columns: pa.Schema) -> AsyncTable:
+    """The table, made now if it is not there; of two processes that make it at once, one makes it."""
+    try:
+        return await db.open_table(TABLE)
+    except ValueError as error:
+        if "not found" not in str(error):
+            raise
+    try:
+        return await db.create_table(TABLE, schema=columns)
+    except ValueError as error:
+        if "exists" not in str(error):
+            raise
+    return await db.open_table(TABLE)
+
+
+def _require_same(found: pa.Schema, wanted: pa.Schema, location: str) -> None:
+    theirs, ours = found.metadata or {}, wanted.metadata
+    if theirs.get(FORMAT_KEY) != FORMAT.encode():
+        raise GalleryError(
+            f"the table at {location} is not a gallery of format {FORMAT}; set CANDOR_GALLERY to another folder"
+        )
+    if theirs.get(BUNDLE_KEY) == ours[BUNDLE_KEY] and theirs.get(DIMENSION_KEY) == ours[DIMENSION_KEY]:
+        return
+    raise GalleryError(
+        f"the gallery at {location} holds embeddings of another bundle: it was made with {_text(theirs, BUNDLE_KEY)} "
+        f"(dimension {_text(theirs, DIMENSION_KEY)}), this server runs {_text(ours, BUNDLE_KEY)} (dimension "
+        f"{_text(ours, DIMENSION_KEY)}). Serve that bundle, or set CANDOR_GALLERY to another folder and fill it anew"
+    )
+
+
+def _text(metadata: Mapping[bytes, bytes], key: bytes) -> str:
+    return metadata.get(key, b"nothing").decode(errors="replace")
