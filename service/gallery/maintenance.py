@@ -37,7 +37,7 @@ class Upkeep:
         rest_s: the longest that writes go on without a round.
     """
 
-    index_from_rows: int = 20_000
+    index_from_rows: int = 5_000
     optimize_every: int = 64
     optimize_after_s: float = 600.0
     keep_versions_s: float = 60.0
