@@ -19,20 +19,10 @@ RATE_MEMORY_S = 10.0  # after which an answered image counts a third in the meas
 UNHEALTHY_RETRY_S = 5.0
 
 
-@dataclass(frozen=True)
-class Batched(Generic[Result]):
-    """A result, how long its item waited, and how long the batch it was in took, both in seconds."""
-
-    value: Result
-    queue_s: float
-    run_s: float
-
-
 @dataclass(eq=False)
 class _Waiting(Generic[Item, Result]):
     item: Item
-    future: "asyncio.Future[Batched[Result]]"
-    since: float
+    future: "asyncio.Future[Result]"
 
 
 class Admission:
@@ -104,13 +94,14 @@ class Batcher(Generic[Item, Result]):
     A batch is whatever waits at the moment a thread is free, at most `max_batch`, or its share of that where several
     threads are free. A free thread may wait for `max_wait_s` so that its batch grows, but only as long as more items
     are `coming`: a lone item never waits.
-    An item that makes `run` raise fails alone. Were a lane itself to die, every waiting item fails, `alive` turns
+    `run` gives an exception in place of a result that cannot be had. Where it raises instead, its items are run again
+    one by one, so that only those at fault fail. Were a lane itself to die, every waiting item fails, `alive` turns
     False for good, and the health check tells the supervisor to start a new process.
     """
 
     def __init__(
         self,
-        run: Callable[[Sequence[Item]], Sequence[Result]],
+        run: Callable[[Sequence[Item]], Sequence[Result | Exception]],
         *,
         max_batch: int,
         lanes: int = 1,
@@ -150,7 +141,7 @@ class Batcher(Generic[Item, Result]):
         """Seconds that the oldest of the batches now running has taken so far; 0 when idle."""
         return self._clock() - min(running.since for running in self._running) if self._running else 0.0
 
-    async def submit(self, item: Item) -> Batched[Result]:
+    async def submit(self, item: Item) -> Result:
         """Run one item; a caller that is cancelled takes its item out of the queue.
 
         Raises:
@@ -159,7 +150,7 @@ class Batcher(Generic[Item, Result]):
         """
         if not self.alive:
             raise _dead()
-        entry = _Waiting[Item, Result](item, asyncio.get_running_loop().create_future(), self._clock())
+        entry = _Waiting[Item, Result](item, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)
         self._arrived.set()
         self._one_more.set()
@@ -204,9 +195,8 @@ class Batcher(Generic[Item, Result]):
         self._on_batch(len(entries))
         items = [entry.item for entry in entries]
         outcomes = await asyncio.get_running_loop().run_in_executor(self._threads, self._run_isolated, items)
-        run_s = self._clock() - running.since
         for entry, outcome in zip(entries, outcomes, strict=True):
-            _settle(entry, outcome, running.since - entry.since, run_s)
+            _settle(entry, outcome)
         self._running.remove(running)
 
     def _run_isolated(self, items: Sequence[Item]) -> list[Result | Exception]:
@@ -234,13 +224,13 @@ class Batcher(Generic[Item, Result]):
             self._on_death(error)
 
 
-def _settle(entry: _Waiting[Item, Result], outcome: Result | Exception, queue_s: float, run_s: float) -> None:
+def _settle(entry: _Waiting[Item, Result], outcome: Result | Exception) -> None:
     if entry.future.done():  # its caller is gone
         return
     if isinstance(outcome, Exception):
         entry.future.set_exception(outcome)
     else:
-        entry.future.set_result(Batched(outcome, queue_s, run_s))
+        entry.future.set_result(outcome)
 
 
 def _dead() -> Unavailable:

@@ -16,7 +16,8 @@ from models.images import ImageLimits, decode_image
 from models.preprocess import Preprocessing, decode_fast, preprocess
 from service.cores import cores_per_worker
 from service.errors import Malformed
-from service.settings import Decode, Settings
+from service.settings import Decode, Device, Settings
+from service.tuning import Tuning
 
 Source = bytes | str
 """Encoded image bytes, or their base64 text, with or without `data:...;base64,` before it."""
@@ -25,23 +26,26 @@ Prepare = Callable[[bytes], NDArray[np.uint8]]
 """Encoded image bytes to pixels (H, W, 3)."""
 
 DATA_URI_HEAD = 256  # characters of a data URI in which its comma must come
-
-
 PHOTO_SIZE: Final = (500, 375)  # of the photo whose decoding is timed
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Pixels ready for the graph, (H, W, 3); when decoding began, and the seconds it took."""
+    """Pixels ready for the graph, (H, W, 3), and the seconds that decoding took."""
 
     pixels: NDArray[np.uint8]
-    started: float
     seconds: float
 
 
-def decode_workers(settings: Settings) -> int:
-    """Images that one process decodes at a time."""
-    return settings.decode_workers or cores_per_worker(settings.workers)
+def decode_workers(settings: Settings, device: Device, tuning: Tuning) -> int:
+    """Threads of one process that only decode; 0 where every core has a lane of one thread, which then decodes too.
+
+    An image so stays on one core, in its cache, from its bytes to its embedding.
+    """
+    cores = cores_per_worker(settings.workers)
+    if settings.decode_workers or settings.max_wait_ms:  # a lane waits only for what others decode meanwhile
+        return settings.decode_workers or cores
+    return 0 if device is Device.CPU and tuning.threads == 1 and tuning.lanes >= cores else cores
 
 
 def preparation(config: Preprocessing, settings: Settings) -> Prepare:
@@ -61,7 +65,7 @@ def decode_source(source: Source, prepare: Prepare) -> Decoded:
     """
     started = time.perf_counter()
     pixels = prepare(from_text(source) if isinstance(source, str) else source)
-    return Decoded(pixels, started, time.perf_counter() - started)
+    return Decoded(pixels, time.perf_counter() - started)
 
 
 def from_text(text: str) -> bytes:

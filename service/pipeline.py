@@ -1,4 +1,7 @@
-"""From image bytes to an embedding with its uncertainty: decode in threads, infer in batches, one image one outcome."""
+"""From image bytes to an embedding with its uncertainty: decode in threads, infer in batches, one image one outcome.
+
+A lane decodes what reaches it encoded; decoders before the lanes keep those free where they are fewer than the cores.
+"""
 
 import asyncio
 import time
@@ -13,7 +16,7 @@ from numpy.typing import NDArray
 from models.bundle import Bundle
 from models.images import ImageError
 from service.batcher import Admission, Batcher
-from service.decoding import Source, decode_source, decode_workers, preparation
+from service.decoding import Decoded, Source, decode_source, decode_workers, preparation
 from service.errors import InferenceFailed, Problem, Unavailable, UnreadableImage
 from service.session import Session
 from service.settings import Settings
@@ -22,7 +25,7 @@ from service.telemetry import Logger, Metrics, uncertainty_histogram
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one image in each stage; `queue_s` is all its waiting, for a decoder and for the session."""
+    """Seconds of one image in each stage; `queue_s` is all the rest, waiting for a decoder and for a lane."""
 
     decode_s: float
     queue_s: float
@@ -57,6 +60,15 @@ class Embedded:
     timing: Timing
 
 
+@dataclass(frozen=True)
+class Inferred:
+    """What a lane gives of one image, and the seconds that decoding and the inference it was in took."""
+
+    scores: Scores
+    decode_s: float
+    inference_s: float
+
+
 Outcome = Embedded | Problem
 
 
@@ -75,10 +87,11 @@ class Pipeline:
             metrics.stage_seconds.labels(stage) for stage in ("decode", "queue", "inference")
         )
         self._logger = logger
-        self._decoders = ThreadPoolExecutor(decode_workers(settings), "candor-decode")
-        self._decoding = 0  # images admitted and not yet decoded
-        self._batcher = Batcher(
-            self._infer,
+        decoders = decode_workers(settings, session.device, session.tuning)
+        self._decoders = ThreadPoolExecutor(decoders, "candor-decode") if decoders else None
+        self._decoding = 0  # images that decoders have and a lane will get
+        self._batcher: Batcher[Source | Decoded, Inferred] = Batcher(
+            self._run,
             max_batch=session.tuning.max_batch,
             lanes=session.tuning.lanes,
             max_wait_s=settings.max_wait_ms / 1000,
@@ -94,7 +107,7 @@ class Pipeline:
 
     @property
     def waiting(self) -> int:
-        """Decoded images that wait for the session."""
+        """Images that wait for a lane."""
         return self._batcher.waiting
 
     def busy_s(self) -> float:
@@ -120,21 +133,17 @@ class Pipeline:
     async def close(self) -> None:
         """Finish what runs, drop what waits."""
         await self._batcher.close()
-        await asyncio.to_thread(self._decoders.shutdown, cancel_futures=True)
+        if self._decoders is not None:
+            await asyncio.to_thread(self._decoders.shutdown, cancel_futures=True)
 
     def _log_death(self, error: BaseException) -> None:
         self._logger.error("the inference loop has died; restart this process", exc_info=error)
 
     async def _embed_one(self, source: Source) -> Outcome:
         admitted = time.perf_counter()
-        loop = asyncio.get_running_loop()
         try:
-            self._decoding += 1
-            try:
-                decoded = await loop.run_in_executor(self._decoders, decode_source, source, self._prepare)
-            finally:
-                self._decoding -= 1
-            done = await self._batcher.submit(decoded.pixels)
+            item = source if self._decoders is None else await self._decode_ahead(source, self._decoders)
+            done = await self._batcher.submit(item)
         except ImageError as error:
             return UnreadableImage(error)
         except Unavailable:
@@ -144,12 +153,35 @@ class Pipeline:
         except Exception as error:
             self._logger.error("image failed", exc_info=error)
             return InferenceFailed(f"the model failed on this image ({type(error).__name__}); the log says more")
-        queue_s = decoded.started - admitted + done.queue_s
-        return Embedded(done.value, Timing(decoded.seconds, queue_s, done.run_s))
+        queue_s = max(0.0, time.perf_counter() - admitted - done.decode_s - done.inference_s)
+        return Embedded(done.scores, Timing(done.decode_s, queue_s, done.inference_s))
 
-    def _infer(self, images: Sequence[NDArray[np.uint8]]) -> list[Scores]:
-        """(H, W, 3) images -> scores; runs on a lane's thread."""
-        outputs = self._session.run(images)
+    async def _decode_ahead(self, source: Source, decoders: ThreadPoolExecutor) -> Decoded:
+        self._decoding += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(decoders, decode_source, source, self._prepare)
+        finally:
+            self._decoding -= 1
+
+    def _run(self, items: Sequence[Source | Decoded]) -> list[Inferred | Exception]:
+        """Decode what is not decoded yet, and infer; runs on a lane's thread."""
+        decoded = [item if isinstance(item, Decoded) else self._decode_or_fail(item) for item in items]
+        inferred = iter(self._infer([image for image in decoded if isinstance(image, Decoded)]))
+        return [next(inferred) if isinstance(image, Decoded) else image for image in decoded]
+
+    def _decode_or_fail(self, source: Source) -> Decoded | Exception:
+        try:
+            return decode_source(source, self._prepare)
+        except Exception as error:
+            return error
+
+    def _infer(self, images: Sequence[Decoded]) -> list[Inferred]:
+        if not images:
+            return []
+        started = time.perf_counter()
+        outputs = self._session.run([image.pixels for image in images])
+        inference_s = time.perf_counter() - started
         for name in ("embedding", "uncertainty", "novelty"):
             if not np.isfinite(getattr(outputs, name)).all():
                 raise FloatingPointError(f"{name} is not finite")
@@ -161,7 +193,8 @@ class Pipeline:
             self._bundle.novelty_percentile(outputs.novelty).tolist(),
             strict=True,
         )
-        return [Scores(*row) for row in columns]
+        scores = [Scores(*row) for row in columns]
+        return [Inferred(of, image.seconds, inference_s) for of, image in zip(scores, images, strict=True)]
 
     def _observe(self, outcome: Outcome) -> None:
         if isinstance(outcome, Problem):

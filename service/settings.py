@@ -80,7 +80,11 @@ class Settings(BaseSettings):
     )
     lanes: int = Field(default=0, ge=0, le=1024, description="Inferences at a time in a worker; 0: tuned, or 1.")
     decode_workers: int = Field(
-        default=0, ge=0, le=1024, description="Images decoded at a time by a worker; 0: one per core of its share."
+        default=0,
+        ge=0,
+        le=1024,
+        description="Threads of a worker that decode; 0: none where each core has a lane of one thread, which then "
+        "decodes its own images, else one per core of its share.",
     )
     decode: Decode = Field(
         default=Decode.EXACT,
@@ -93,7 +97,8 @@ class Settings(BaseSettings):
         default=0.0,
         ge=0,
         le=1000,
-        description="Milliseconds that an inference may wait to fill its batch, while more images are being decoded.",
+        description="Milliseconds that an inference may wait to fill its batch, while more images are being decoded "
+        "by threads of their own.",
     )
     queue_images: int = Field(
         default=256,

@@ -16,6 +16,7 @@ from PIL import Image
 from models.bundle import Bundle
 from models.images import ImageLimits, decode_image
 from models.preprocess import preprocess
+from service.cores import usable_cores
 from service.lanes import Outputs
 from service.schemas import EmbedAnswer
 from tests.service import bundle_factory
@@ -25,6 +26,10 @@ from tests.service.images import black, encode, flat, jpeg, picture, png
 from tests.service.waiting import until
 
 PNG = {"content-type": "image/png"}
+DECODING_AHEAD = {"threads": 2, "lanes": 1}  # of the lanes, on threads of their own
+DECODING_IN_LANES = {"threads": 1, "lanes": usable_cores()}
+
+both_ways = pytest.mark.parametrize("layout", [DECODING_AHEAD, DECODING_IN_LANES], ids=["ahead", "in_lanes"])
 
 
 async def embed(client: AsyncClient, image: bytes, **params: Any) -> Response:
@@ -139,8 +144,10 @@ async def test_a_photo_turned_by_exif_equals_the_upright_one(running: Running) -
     assert only_result(await embed(running.client, turned)) == only_result(await embed(running.client, encode(upright)))
 
 
-async def test_a_bad_image_fails_alone_and_leaves_its_neighbours_as_they_were(running: Running) -> None:
-    alone = [only_result(await embed(running.client, png(seed)))["embedding"] for seed in (1, 2)]
+@both_ways
+async def test_a_bad_image_fails_alone_and_leaves_its_neighbours_as_they_were(
+    start: Start, layout: dict[str, int]
+) -> None:
     files = [
         ("images", ("a.png", png(1), "image/png")),
         ("images", ("b.png", b"no image at all", "image/png")),
@@ -148,10 +155,14 @@ async def test_a_bad_image_fails_alone_and_leaves_its_neighbours_as_they_were(ru
         ("images", ("d.png", png(2), "image/png")),
     ]
 
-    response = await running.client.post("/embed", files=files)
+    async with start(**layout) as running:
+        alone = [only_result(await embed(running.client, png(seed)))["embedding"] for seed in (1, 2)]
+        response = await running.client.post("/embed", files=files)
+        none_good = await running.client.post("/embed", files=files[1:3])
 
     first, second, third, fourth = response.json()["results"]
     assert response.status_code == 200
+    assert [result["error"]["status"] for result in none_good.json()["results"]] == [415, 422]
     np.testing.assert_allclose([first["embedding"], fourth["embedding"]], alone, atol=1e-6)
     assert (second["status"], second["error"]["type"], second["error"]["status"]) == (
         "error",
@@ -169,10 +180,11 @@ def not_a_number() -> Outputs:
     return Outputs(np.full((1, 48), np.nan, np.float32), np.zeros(1, np.float32), np.zeros(1, np.float32))
 
 
+@both_ways
 @pytest.mark.parametrize("poison", [explode, not_a_number])
-async def test_an_image_the_model_fails_on_fails_alone(start: Start, poison: Any) -> None:
+async def test_an_image_the_model_fails_on_fails_alone(start: Start, poison: Any, layout: dict[str, int]) -> None:
     files = [("images", (name, image, "image/png")) for name, image in [("a", png(1)), ("b", black()), ("c", png(2))]]
-    async with start(lambda session: PoisonedSession(session, poison)) as running:
+    async with start(lambda session: PoisonedSession(session, poison), **layout) as running:
         for _ in range(5):  # however the three fall into batches
             results = (await running.client.post("/embed", files=files)).json()["results"]
             assert [result["status"] for result in results] == ["ok", "error", "ok"]
@@ -260,24 +272,33 @@ async def test_an_array_cannot_hold_an_error_so_the_request_fails(running: Runni
     assert response.json()["type"] == "unsupported_format"
 
 
-async def test_what_arrives_while_the_session_is_busy_becomes_one_batch(start: Start) -> None:
+@both_ways
+async def test_what_arrives_while_every_lane_is_busy_is_batched(start: Start, layout: dict[str, int]) -> None:
     gated: list[GatedSession] = []
 
     def gate(session: Any) -> GatedSession:
         gated.append(GatedSession(session))
         return gated[0]
 
-    async with start(gate, max_batch=4) as running:
-        session = gated[0]
-        first = asyncio.create_task(embed(running.client, png(0)))
-        await asyncio.to_thread(session.entered.acquire)  # a lone request went in at once
-        others = [asyncio.create_task(embed(running.client, png(seed))) for seed in range(1, 7)]
+    async with start(gate, max_batch=4, **layout) as running:
+        session, lanes, tasks = gated[0], layout["lanes"], []
+        for seed in range(lanes):
+            tasks.append(asyncio.create_task(embed(running.client, png(seed))))
+            await asyncio.to_thread(session.entered.acquire)  # a lone request went in at once
+        tasks += [asyncio.create_task(embed(running.client, png(lanes + seed))) for seed in range(6)]
         await until(lambda: running.services.pipeline.waiting == 6)
+        await asyncio.sleep(0.05)
         session.gate.set()
-        answers = [only_result(await task) for task in (first, *others)]
+        responses = [await task for task in tasks]
 
-    assert session.batches == [1, 4, 2]
-    assert len({json.dumps(answer["embedding"]) for answer in answers}) == 7
+    alone, batched = session.batches[:lanes], session.batches[lanes:]
+    assert alone == [1] * lanes
+    assert sum(batched) == 6
+    assert max(batched) == 4 if lanes == 1 else max(batched) > 1
+    assert len({json.dumps(only_result(response)["embedding"]) for response in responses}) == lanes + 6
+    timings = [response.json()["timing_ms"] for response in responses]
+    assert all(timing["inference"] >= 50 for timing in timings[:lanes])
+    assert all(timing["queue"] >= 50 for timing in timings[lanes:])
 
 
 async def test_answers_keep_to_the_documented_shape(running: Running) -> None:
