@@ -5,7 +5,7 @@
 A server runs in a process of its own with the settings of the environment (`CANDOR_*`), and a load generator in another
 keeps 16 requests in flight. Between its rounds the same photos go through the same functions without a server:
 
-    bare_pool     as many decoder threads and images in flight as the server has, batches of whatever is ready
+    bare_pool     as many processes, threads and images in flight as the server has, batches of whatever is ready
     bare_single   one thread, one image at a time
 
 Each process's CPU is read from /proc. The rounds alternate, so that what else the machine does hits all alike, and all
@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.bare_loop import bare_pool, bare_single, describe_session
+from benchmarks.bare_loop import bare_pool, bare_processes, bare_single, describe_session
 from benchmarks.cpu_time import PROC
 from benchmarks.load import load
 from benchmarks.machine import describe_bundle, describe_machine, installed_versions
@@ -110,9 +110,7 @@ def alternate(
     """Every work in turn, every other time in the reverse order."""
     works: dict[Work, Callable[[], Round]] = {
         "server": lambda: load_round("server", client, server, photos, plan.concurrency, plan.seconds),
-        "bare_pool": lambda: bare_round(
-            "bare_pool", *bare.call(bare_pool, settings, photos, plan.concurrency, plan.seconds)
-        ),
+        "bare_pool": lambda: pool_round(bare, settings, photos, plan),
         "server_alone": lambda: load_round("server_alone", client, server, photos, 1, plan.seconds),
         "bare_single": lambda: single_round(bare, settings, photos, plan.seconds),
     }
@@ -129,6 +127,13 @@ def load_round(
 ) -> Round:
     """The server under load."""
     return served_round(work, *client.call(load, Target(server.url), server.pid, photos, concurrency, seconds))
+
+
+def pool_round(bare: Worker, settings: Settings, photos: Sequence[Path], plan: Plan) -> Round:
+    """The bare loop of as many images at a time as the server has, in as many processes."""
+    asked = (settings, photos, plan.concurrency, plan.seconds)
+    images, usage = bare.call(bare_pool, *asked) if settings.workers == 1 else bare_processes(*asked)
+    return bare_round("bare_pool", images, usage)
 
 
 def single_round(bare: Worker, settings: Settings, photos: Sequence[Path], seconds: float) -> Round:
@@ -160,7 +165,7 @@ def as_markdown(result: Mapping[str, Any]) -> str:
     titles: dict[Work, str] = {
         "server": f"`POST /embed`, concurrency {plan['concurrency']}",
         "server_alone": "`POST /embed`, concurrency 1",
-        "bare_pool": f"bare loop, {setup['decode_workers']} decoders, batches up to {setup['max_batch']}",
+        "bare_pool": f"bare loop, {setup['lanes']} lanes, batches up to {setup['max_batch']}",
         "bare_single": "bare loop, one image at a time",
     }
     rows = [_row(title, summary["medians"][work]) for work, title in titles.items()]

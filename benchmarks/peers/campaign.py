@@ -168,11 +168,15 @@ def _per_request(campaign: Campaign) -> Scenario:
 
 def _limit(campaign: Campaign, model: str) -> Measure:
     bundle = campaign.bundles[model]
-    settings = read_settings({"bundle": bundle.path})
-    return lambda client: {
-        **limit_round(settings, campaign.photos["photo"], campaign.plan),
-        "bundle": describe_bundle(bundle),
-    }
+    candor = next((each for each in campaign.contenders if each.name == CANDOR_NAME), None)
+
+    def measure(client: Worker) -> dict[str, Any]:
+        workers = chosen_setup(campaign.store, candor, model).workers if candor else 1
+        settings = read_settings({"bundle": bundle.path, "workers": workers})
+        limit = limit_round(settings, campaign.photos["photo"], campaign.plan)
+        return {**limit, "bundle": describe_bundle(bundle)}
+
+    return measure
 
 
 def _attempt(measure: Measure, client: Worker) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from benchmarks.peers.store import Store
 from benchmarks.rounds import medians, spread
 
 Units = Mapping[str, Mapping[str, Any]]
-BARE = ("bare_pool", "bare_single")
+BARE = ("bare_pool", "bare_processes", "bare_single")
 LIMIT = "limit"
 
 

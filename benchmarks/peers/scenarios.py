@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bare_loop import bare_pool, bare_single, describe_session
+from benchmarks.bare_loop import bare_pool, bare_processes, bare_single, describe_session
 from benchmarks.load import LoadError, load
 from benchmarks.open_loop import Offer, offer_load, summarise_offer
 from benchmarks.peers.launch import Running
@@ -21,6 +21,7 @@ from benchmarks.peers.plan import (
 from benchmarks.process_memory import watching
 from benchmarks.rounds import bare_round, served_round
 from benchmarks.worker import Worker, worker
+from service.cores import usable_cores
 from service.settings import Settings
 
 
@@ -111,13 +112,19 @@ def images_per_request(running: Running, client: Worker, photos: Sequence[Path],
 
 
 def limit_round(settings: Settings, photos: Sequence[Path], plan: Plan) -> dict[str, Any]:
-    """The bare loops of candor's own session: the most that this machine could give."""
+    """The bare loops of candor's own session: the most that this machine could give, in one process or one per core.
+
+    `settings` are those that candor is compared with: a lone image is run as they say.
+    """
+    whole, each = (settings.model_copy(update={"workers": count}) for count in (1, usable_cores()))
     with worker() as bare:
-        count, usage = bare.call(bare_pool, settings, photos, plan.concurrency, plan.closed_s)
+        count, usage = bare.call(bare_pool, whole, photos, plan.concurrency, plan.closed_s)
         taken, alone = bare.call(bare_single, settings, photos, plan.lone_s)
         session = bare.call(describe_session, settings)
+    of_each, usage_of_each = bare_processes(each, photos, plan.concurrency, plan.closed_s)
     return {
         "bare_pool": bare_round("bare_pool", count, usage).as_dict(),
+        "bare_processes": bare_round("bare_processes", of_each, usage_of_each).as_dict(),
         "bare_single": bare_round("bare_single", len(taken), alone, taken).as_dict(),
         "session": session,
     }

@@ -51,6 +51,7 @@ def served(images_per_second: float, cpu_ms: float, cold_start_s: float = 2.0) -
 def limit(pool: float, single: float, cpu_ms: float) -> dict[str, Any]:
     return {
         "bare_pool": {**stretch(pool, cpu_ms), "latency_ms": {}},
+        "bare_processes": {**stretch(pool - 1, cpu_ms), "latency_ms": {}},
         "bare_single": stretch(single, cpu_ms, p50=5.0),
         "session": {"threads": 2},
         "bundle": {"name": MODEL},

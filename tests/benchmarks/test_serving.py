@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from benchmarks import photos, serving
-from benchmarks.bare_loop import Pixels, run_pool, run_single
+from benchmarks.bare_loop import Pixels, bare_processes, run_pool, run_single
 from benchmarks.cpu_time import PROC, cpu_seconds, metered
 from benchmarks.load import LoadError, passes, send_all
 from benchmarks.payloads import raw_request
 from benchmarks.rounds import Round
 from models.bundle import load_bundle
-from models.images import ImageLimits, decode_image
+from models.images import ImageError, ImageLimits, decode_image
 from models.preprocess import preprocess
 from service.session import open_session
 from service.settings import read_settings
@@ -163,9 +163,11 @@ def test_every_stretch_of_work_is_whole_passes() -> None:
     assert [next(taken) for _ in range(7)] == list("abcabca")
 
 
-@pytest.mark.parametrize(("workers", "in_flight"), [(1, 1), (2, 7), (3, 100)])
-def test_the_bare_loops_run_every_image_once(bundle: Path, workers: int, in_flight: int) -> None:
-    settings = read_settings({"bundle": bundle, "device": "cpu"})
+@pytest.mark.parametrize(
+    ("decoders", "lanes", "in_flight"), [(1, 1, 1), (2, 1, 7), (3, 2, 100), (0, 1, 7), (0, 2, 7), (0, 2, 100)]
+)
+def test_the_bare_loops_run_every_image_once(bundle: Path, decoders: int, lanes: int, in_flight: int) -> None:
+    settings = read_settings({"bundle": bundle, "device": "cpu", "lanes": lanes, "max_batch": 4})
     loaded = load_bundle(bundle)
     session = open_session(loaded, settings)
     images = [jpeg(seed) for seed in range(20)]
@@ -175,11 +177,27 @@ def test_the_bare_loops_run_every_image_once(bundle: Path, workers: int, in_flig
         prepared.append(image)
         return preprocess(decode_image(image, ImageLimits()), loaded.preprocessing)
 
-    assert run_pool(iter(images), prepare, session, workers, in_flight) == 20
+    assert run_pool(iter(images), prepare, session, decoders, in_flight) == 20
     assert sorted(prepared) == sorted(images)
     prepared.clear()
     assert len(run_single(iter(images), prepare, session)) == 20
     assert prepared == images
+
+
+def test_several_processes_share_the_images_in_flight(bundle: Path, data: Path) -> None:
+    settings = read_settings({"bundle": bundle, "device": "cpu", "workers": 2})
+    images, usage = bare_processes(settings, photos.find_photos(data / photos.FOLDER), 4, 0.1)
+    assert images % PHOTOS == 0
+    assert images >= 2 * PHOTOS
+    assert usage.seconds > 0
+    assert usage.cpu_seconds[0] > 0
+
+
+def test_a_process_that_fails_ends_the_others(bundle: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpeg"
+    broken.write_bytes(b"no image")
+    with pytest.raises(ImageError):
+        bare_processes(read_settings({"bundle": bundle, "device": "cpu", "workers": 2}), [broken], 4, 0.1)
 
 
 def test_an_image_that_breaks_stops_the_bare_loop(bundle: Path) -> None:
