@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.cpu_time import metered
 from benchmarks.http_client import Answer, connect, run
 from benchmarks.payloads import Target, make_requests
 from benchmarks.peers.catalogue import CANDOR_NAME, Contender, Setup
@@ -27,6 +28,8 @@ from models.preprocess import preprocess
 START_PATIENCE_S = 90.0
 ANSWER_PATIENCE_S = 20.0
 LEAVE_PATIENCE_S = 5.0
+SETTLE_PATIENCE_S = 30.0
+LOOK_S, QUIET_LOOKS, QUIET_CORES = 0.5, 2, 0.1  # at rest: so many looks in a row, each below that many cores
 LEAST_COSINE = 0.999
 CHECKED = 3
 
@@ -62,7 +65,7 @@ class Running:
 def started(
     contender: Contender, setup: Setup, bundle: Bundle, programs: Path, folder: Path, photo: Path
 ) -> Iterator[Running]:
-    """A server that has answered once; at the end it has some seconds to leave, then all of it is killed.
+    """A server that has answered once and come to rest; at the end it has some seconds to leave, then is killed.
 
     Raises:
         NotStarted: where no answer comes.
@@ -74,12 +77,22 @@ def started(
     begun = time.perf_counter()
     with launched(command, environment, log) as process:
         _wait_for_answer(process, target, make_requests(target, [photo])[0], log)
-        yield Running(process, target, time.perf_counter() - begun)
+        running = Running(process, target, time.perf_counter() - begun)
+        settle(process.pid)
+        yield running
         process.send_signal(signal.SIGTERM)
         try:
             process.wait(LEAVE_PATIENCE_S)
         except subprocess.TimeoutExpired:
             return
+
+
+def settle(pid: int, patience_s: float = SETTLE_PATIENCE_S) -> None:
+    """Wait until a process and its descendants rest: others of its workers may still be loading; or that long."""
+    deadline, quiet = time.monotonic() + patience_s, 0
+    while quiet < QUIET_LOOKS and time.monotonic() < deadline:
+        _, usage = metered(lambda: time.sleep(LOOK_S), pid)
+        quiet = quiet + 1 if usage.cpu_seconds[0] < QUIET_CORES * usage.seconds else 0
 
 
 def _environment(contender: Contender, setup: Setup, bundle: Bundle, port: int, folder: Path) -> dict[str, str]:

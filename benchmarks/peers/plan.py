@@ -14,7 +14,7 @@ class Plan:
 
     rounds: int = 2
     warm_up_s: float = 1.0
-    trial_s: float = 2.0
+    trial_s: float = 4.0
     closed_s: float = 5.0
     lone_s: float = 3.0
     open_s: float = 5.0

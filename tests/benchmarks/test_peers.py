@@ -1,3 +1,6 @@
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from benchmarks.payloads import Target, make_requests
 from benchmarks.peers.campaign import capacity_of, chosen_setup
 from benchmarks.peers.catalogue import Contender, contenders
 from benchmarks.peers.environments import pinned_versions
-from benchmarks.peers.launch import OtherWork, agreement, embedding_of
+from benchmarks.peers.launch import OtherWork, agreement, embedding_of, settle
 from benchmarks.peers.plan import FULL, SMOKE
 from benchmarks.peers.plot import plot
 from benchmarks.peers.report import summarise_model, summarise_server
@@ -260,3 +263,17 @@ def test_requests_carry_the_photos_in_each_form(tmp_path: Path) -> None:
 
 def test_smoke_takes_no_longer_than_the_full_run_in_any_way() -> None:
     assert all(value <= getattr(FULL, name) for name, value in vars(SMOKE).items())
+
+
+def test_a_server_is_measured_only_once_it_rests() -> None:
+    busy_s = 1.2
+    code = f"import time; ends = time.time() + {busy_s}\nwhile time.time() < ends: pass\ntime.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        try:
+            started = time.monotonic()
+            settle(process.pid)
+            waited = time.monotonic() - started
+            settle(process.pid, patience_s=0.0)
+        finally:
+            process.kill()
+    assert busy_s < waited < 20
