@@ -76,7 +76,7 @@ class Pipeline:
     """Owns the decoder threads and the batcher; every request's images pass through here."""
 
     def __init__(self, bundle: Bundle, session: Session, settings: Settings, metrics: Metrics, logger: Logger) -> None:
-        self.admission = Admission(settings.queue_images)
+        self.admission = Admission(settings.queue_per_worker)
         self._bundle = bundle
         self._session = session
         self._prepare = preparation(bundle.preprocessing, settings)

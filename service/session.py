@@ -130,18 +130,20 @@ def _tuned(bundle: Bundle, settings: Settings, device: Device) -> Tuning:
     if threads or lanes:
         found = [Layout(_threads(settings), lanes or 1)]
     batches = (batch,) if batch else BATCHES[device in GPU]
-    key = key_of(bundle.hash, device, settings.cuda_graphs, settings.decode, ort.__version__, cores, found, batches)
+    beside = 1 if device in GPU else settings.workers
+    version = (ort.__version__, settings.cuda_graphs, settings.decode)
+    key = key_of(bundle.hash, device, *version, cores, beside, found, batches)
     kept = recall(key, cache_folder())
     if kept is not None:
         return kept
     noise = _noise(bundle, max(batches))
 
     def open_run(layout: Layout) -> Run:
-        session = _open(bundle, settings, device, Tuning(layout.threads, layout.lanes, max(batches)))
+        session = _open(bundle, settings, device, Tuning(layout.threads, layout.lanes * beside, max(batches)))
         return lambda count: session.run(noise[:count])
 
     decode_s = seconds_per_photo(preparation(bundle.preprocessing, settings))
-    tuning = choose(measure(open_run, found, batches), None if device in GPU else cores, decode_s)
+    tuning = choose(measure(open_run, found, batches, beside), None if device in GPU else cores, decode_s)
     keep(key, tuning, cache_folder())
     return tuning
 

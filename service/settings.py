@@ -103,7 +103,8 @@ class Settings(BaseSettings):
     queue_images: int = Field(
         default=256,
         ge=1,
-        description="Images accepted by a worker and not yet answered; a request beyond that is answered 429.",
+        description="Images accepted and not yet answered, shared evenly among the workers; a request beyond that is "
+        "answered 429.",
     )
     max_image_bytes: int = Field(default=20 * MIB, ge=1, description="Bytes of one encoded image (413 beyond).")
     max_pixels: int = Field(
@@ -148,6 +149,11 @@ class Settings(BaseSettings):
                 f"CANDOR_QUEUE_IMAGES ({self.queue_images}), or such a request could never be admitted"
             )
         return self
+
+    @property
+    def queue_per_worker(self) -> int:
+        """Images that each worker accepts: its share, and those of one request at least."""
+        return max(self.max_images_per_request, self.queue_images // self.workers)
 
 
 def read_settings(overrides: Mapping[str, Any]) -> Settings:

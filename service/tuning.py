@@ -76,13 +76,16 @@ def measure(
     open_run: Callable[[Layout], Run],
     candidates: Iterable[Layout],
     batches: Sequence[int],
+    beside: int = 1,
     point_s: float = POINT_S,
     clock: Callable[[], float] = time.perf_counter,
     cpu_clock: Callable[[], float] = time.process_time,
 ) -> list[Point]:
     """Run every layout with ascending batches, until they no longer pay.
 
-    `open_run` makes the graph ready in that layout, to bear as many calls at a time as there are lanes.
+    `open_run` makes the graph ready in that layout, to bear `beside` times as many calls at a time as there are lanes:
+    processes that will run side by side slow each other down, by the caches they share, and are measured so. The rate
+    of a point is that of one of them.
     """
     points = []
     for layout in candidates:
@@ -90,8 +93,9 @@ def measure(
         for batch in batches:
             run(batch)  # plans are made and memory is taken
             cpu_before = cpu_clock()
-            images, seconds = _run_lanes(run, layout.lanes, batch, point_s, clock)
-            images_per_s, run_s = images / seconds, seconds * layout.lanes * batch / images
+            lanes = layout.lanes * beside
+            images, seconds = _run_lanes(run, lanes, batch, point_s, clock)
+            images_per_s, run_s = images / seconds / beside, seconds * lanes * batch / images
             cpu_ms = 1000 * (cpu_clock() - cpu_before) / images
             points.append(Point(layout.threads, layout.lanes, batch, round(images_per_s, 1), round(cpu_ms, 3)))
             best = max(best, images_per_s)

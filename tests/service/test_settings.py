@@ -114,3 +114,8 @@ def test_every_setting_says_what_it_is_for() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert re.search(r"[.)]$", field.description), name
+
+
+@pytest.mark.parametrize(("workers", "share"), [(1, 256), (2, 128), (4, 64), (16, 64)])
+def test_workers_share_the_queue_and_each_takes_the_largest_request(workers: int, share: int) -> None:
+    assert read_settings({"workers": workers}).queue_per_worker == share

@@ -2,6 +2,7 @@
 
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,9 @@ class Graph:
 def test_larger_batches_are_tried_until_they_no_longer_pay() -> None:
     graph = Graph(lambda batch: 0.01 if batch <= 2 else 0.02 * batch)
 
-    found = measure(graph.open, [Layout(2, 1)], (1, 2, 4, 8, 16), 0.1, graph.clock, graph.cpu_clock)
+    found = measure(
+        graph.open, [Layout(2, 1)], (1, 2, 4, 8, 16), point_s=0.1, clock=graph.clock, cpu_clock=graph.cpu_clock
+    )
 
     assert found == points(2, 1, cpu_ms=7.0, b1=100, b2=200, b4=50)
     assert set(graph.batches) == {1, 2, 4}
@@ -105,6 +108,27 @@ def test_no_larger_batch_is_tried_than_one_that_takes_long() -> None:
     found = measure(graph.open, [Layout(1, 1)], (1, 2, 4), point_s=0.1, clock=graph.clock)
 
     assert [point.batch for point in found] == [1, 2]
+
+
+def test_what_runs_beside_is_measured_with_it_and_a_points_rate_is_of_one() -> None:
+    together, most, lock = 0, 0, threading.Lock()
+
+    def open_run(layout: Layout) -> Any:
+        def run(count: int) -> None:
+            nonlocal together, most
+            with lock:
+                together += 1
+                most = max(most, together)
+            time.sleep(0.01)
+            with lock:
+                together -= 1
+
+        return run
+
+    alone, beside = (measure(open_run, [Layout(1, 2)], [1], count, point_s=0.1)[0] for count in (1, 3))
+    assert most == 6
+    assert (beside.threads, beside.lanes) == (1, 2)
+    assert beside.images_per_s < 2 * alone.images_per_s  # not of all three together
 
 
 def test_lanes_run_side_by_side_on_the_graph_of_their_threads() -> None:
