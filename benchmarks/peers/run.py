@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.cpu_time import PROC
 from benchmarks.machine import describe_machine
 from benchmarks.peers.bundles import bundle_of
-from benchmarks.peers.campaign import Campaign, run_all
+from benchmarks.peers.campaign import LIMIT, Campaign, run_all
 from benchmarks.peers.catalogue import DEFAULT, MODELS, contenders
 from benchmarks.peers.environments import REQUIREMENTS
 from benchmarks.peers.plan import FULL, SMOKE, Plan
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
             "24 Mpx": large_photos(photos[: plan.large_photos], options.work / "photos"),
         },
         overload_models=[model for model in options.overload_models if model in models],
-        store=Store(state, about, options.fresh),
+        store=Store(state, about, options.fresh, options.again),
         environments=options.work / "envs",
     )
     run_all(campaign)
@@ -121,6 +121,12 @@ def _arguments() -> argparse.ArgumentParser:
     arguments.add_argument("--closed-s", type=float, help=f"seconds of each closed loop ({FULL.closed_s:g})")
     arguments.add_argument("--overload-s", type=float, help=f"seconds of each overload ({FULL.overload_s:g})")
     arguments.add_argument("--fresh", action="store_true", help="drop what an earlier run has measured")
+    arguments.add_argument(
+        "--again",
+        type=_among([*NAMES, LIMIT]),
+        default=[],
+        help=f"measure these again, also {LIMIT}, and keep the others, after changes that do not concern them",
+    )
     arguments.add_argument("--work", type=Path, default=Path("runs/bench"), help="environments, bundles, checkpoints")
     arguments.add_argument("--out", type=Path, help="folder of peers.json, .md and .png (benchmarks/results)")
     return arguments

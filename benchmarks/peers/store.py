@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,28 @@ ABOUT = "about.json"
 class Store:
     """Results by key, such as `round-0/resnet50/mosec`, in a folder of runs that measure the same."""
 
-    def __init__(self, folder: Path, about: Mapping[str, Any], fresh: bool = False) -> None:
+    def __init__(self, folder: Path, about: Mapping[str, Any], fresh: bool = False, again: Sequence[str] = ()) -> None:
         """Open the folder; what was made for something else than `about` is not mixed with it.
 
+        With `again`, units of these names are dropped and the others kept, though they were measured with other code:
+        each remembers the `sources` it was measured with.
+
         Raises:
-            SystemExit: where the folder is of another run and `fresh` does not drop it.
+            SystemExit: where the folder is of another run, and neither `fresh` nor `again` says what to do with it.
         """
         self.folder = folder
+        self._sources = about.get("sources")
         if fresh:
             shutil.rmtree(folder, ignore_errors=True)
         path = folder / ABOUT
-        if path.is_file() and json.loads(path.read_text()) != json.loads(json.dumps(about)):
+        found = json.loads(path.read_text()) if path.is_file() else None
+        if again and found is not None:
+            found = {**found, "sources": self._sources}
+        if found is not None and found != json.loads(json.dumps(about)):
             sys.exit(f"{folder} holds a run of other code, pins, models or durations: --fresh drops it")
+        for key in self.all():
+            if not set(again).isdisjoint(key.split("/")):
+                self._path(key).unlink()
         _write(path, about)
 
     def get(self, key: str) -> dict[str, Any] | None:
@@ -36,8 +46,8 @@ class Store:
         return result
 
     def put(self, key: str, result: Mapping[str, Any]) -> None:
-        """Keep a result."""
-        _write(self._path(key), result)
+        """Keep a result, with what it was measured with."""
+        _write(self._path(key), {**result, "sources": self._sources})
 
     def all(self) -> dict[str, dict[str, Any]]:
         """Everything that was kept, by key."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.peers.catalogue import CANDOR_NAME
 from benchmarks.peers.plan import CONCURRENCIES, IMAGES_IN_FLIGHT, IMAGES_PER_REQUEST, LARGE, LARGE_CONCURRENCY, SIZES
 from benchmarks.peers.report import LIMIT
 
@@ -34,7 +35,25 @@ def _head(result: Mapping[str, Any]) -> str:
         f"cores. {result['photos']['count']} photos; `x limit` is relative to a bare loop of decode and session in the "
         f"same round. Open loop: Poisson arrivals at {100 * plan['open_share']:.0f} % of the server's own capacity. "
         "MiB: the peak proportional set size of the process tree."
+        f"{measured_apart(result)}"
     )
+
+
+def measured_apart(result: Mapping[str, Any]) -> str:
+    """Who was measured before a change of the code, and not again after it."""
+    latest = next(
+        (each.get("sources") for key, each in result["units"].items() if key.endswith(f"/{CANDOR_NAME}")), None
+    )
+    apart = {
+        name
+        for key, unit in result["units"].items()
+        for name in key.split("/")
+        if name in result["servers"] and unit.get("sources") != latest
+    }
+    if not apart:
+        return ""
+    labels = ", ".join(result["servers"][name]["label"] for name in sorted(apart))
+    return f" Measured before changes that do not concern them, and not again after those: {labels}."
 
 
 def _speed(result: Mapping[str, Any], model: str, rows: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from benchmarks.peers.plot import plot
 from benchmarks.peers.report import summarise_model, summarise_server
 from benchmarks.peers.servers.work import Config, Graph, decode
 from benchmarks.peers.store import Store
-from benchmarks.peers.table import as_markdown
+from benchmarks.peers.table import as_markdown, measured_apart
 from models.images import ImageLimits, decode_image
 from models.preprocess import Preprocessing, preprocess
 from tests.service.bundle_factory import make_bundle
@@ -180,7 +180,7 @@ def test_capacity_is_the_median_of_the_rounds_that_succeeded(tmp_path: Path) -> 
 def test_a_store_goes_on_with_its_own_run_and_refuses_another(tmp_path: Path) -> None:
     Store(tmp_path, {"plan": 1}).put("round-0/a/b", {"x": 1})
 
-    assert Store(tmp_path, {"plan": 1}).get("round-0/a/b") == {"x": 1}
+    assert Store(tmp_path, {"plan": 1}).get("round-0/a/b") == {"x": 1, "sources": None}
     assert Store(tmp_path, {"plan": 1}).all() == {"round-0/a/b": {"x": 1}}
     with pytest.raises(SystemExit, match="--fresh"):
         Store(tmp_path, {"plan": 2})
@@ -263,6 +263,30 @@ def test_requests_carry_the_photos_in_each_form(tmp_path: Path) -> None:
 
 def test_smoke_takes_no_longer_than_the_full_run_in_any_way() -> None:
     assert all(value <= getattr(FULL, name) for name, value in vars(SMOKE).items())
+
+
+def test_some_are_measured_again_and_the_others_kept_and_told_apart(tmp_path: Path) -> None:
+    first = Store(tmp_path, {"sources": "old", "cores": 2})
+    for name in ("candor", "mosec", "limit"):
+        first.put(f"round-0/{MODEL}/{name}", {"value": 1})
+    first.put(f"trial/{MODEL}/candor/0", {"value": 1})
+    with pytest.raises(SystemExit):
+        Store(tmp_path, {"sources": "new", "cores": 2})
+    with pytest.raises(SystemExit):
+        Store(tmp_path, {"sources": "new", "cores": 4}, again=["candor"])
+
+    assert len(first.all()) == 4
+    second = Store(tmp_path, {"sources": "new", "cores": 2}, again=["candor", "limit"])
+    assert set(second.all()) == {f"round-0/{MODEL}/mosec"}
+    second.put(f"round-0/{MODEL}/candor", {"value": 2})
+    third = Store(tmp_path, {"sources": "new", "cores": 2})
+    assert {key: unit["sources"] for key, unit in third.all().items()} == {
+        f"round-0/{MODEL}/candor": "new",
+        f"round-0/{MODEL}/mosec": "old",
+    }
+    said = measured_apart({"units": third.all(), "servers": {"candor": {"label": "c"}, "mosec": {"label": "Mosec"}}})
+    assert "not again after those: Mosec." in said
+    assert measured_apart({"units": {}, "servers": {}}) == ""
 
 
 def test_a_server_is_measured_only_once_it_rests() -> None:
