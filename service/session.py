@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle
 from service.cores import cores_per_worker
-from service.decoding import preparation, seconds_per_photo
+from service.decoding import a_photo, decode_workers, preparation, seconds_per_photo
 from service.lanes import CAPTURE_RUNS, OUTPUTS, BoundLane, HostLane, Lane, Outputs
 from service.providers import GPU, PROVIDERS, has_provider, missing_for, provider_options
 from service.settings import Device, Settings
@@ -131,19 +131,24 @@ def _tuned(bundle: Bundle, settings: Settings, device: Device) -> Tuning:
         found = [Layout(_threads(settings), lanes or 1)]
     batches = (batch,) if batch else BATCHES[device in GPU]
     beside = 1 if device in GPU else settings.workers
-    version = (ort.__version__, settings.cuda_graphs, settings.decode)
-    key = key_of(bundle.hash, device, *version, cores, beside, found, batches)
+    how = (settings.cuda_graphs, settings.decode, settings.decode_workers, settings.max_wait_ms, ort.__version__)
+    key = key_of(bundle.hash, device, *how, cores, beside, found, batches)
     kept = recall(key, cache_folder())
     if kept is not None:
         return kept
-    noise = _noise(bundle, max(batches))
+    noise, photo, prepare = _noise(bundle, max(batches)), a_photo(), preparation(bundle.preprocessing, settings)
+
+    def decoding(layout: Layout) -> bool:
+        return not decode_workers(settings, device, Tuning(layout.threads, layout.lanes, 1))
 
     def open_run(layout: Layout) -> Run:
         session = _open(bundle, settings, device, Tuning(layout.threads, layout.lanes * beside, max(batches)))
+        if decoding(layout):
+            return lambda count: session.run([prepare(photo) for _ in range(count)])
         return lambda count: session.run(noise[:count])
 
-    decode_s = seconds_per_photo(preparation(bundle.preprocessing, settings))
-    tuning = choose(measure(open_run, found, batches, beside), None if device in GPU else cores, decode_s)
+    points = measure(open_run, found, batches, beside, decoding=decoding)
+    tuning = choose(points, None if device in GPU else cores, seconds_per_photo(prepare, photo))
     keep(key, tuning, cache_folder())
     return tuning
 

@@ -39,13 +39,18 @@ class Layout:
 
 @dataclass(frozen=True)
 class Point:
-    """What was measured of a layout with batches of one size: of the graph alone, and CPU time per image."""
+    """What was measured of a layout with batches of one size, and CPU time per image.
+
+    Of the graph alone, or of decoding and the graph in turn, where lanes decode: what each leaves in the caches costs
+    the other, the more so the smaller the batches.
+    """
 
     threads: int
     lanes: int
     batch: int
     images_per_s: float
     cpu_ms: float
+    decoding: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,12 +85,13 @@ def measure(
     point_s: float = POINT_S,
     clock: Callable[[], float] = time.perf_counter,
     cpu_clock: Callable[[], float] = time.process_time,
+    decoding: Callable[[Layout], bool] = lambda layout: False,
 ) -> list[Point]:
     """Run every layout with ascending batches, until they no longer pay.
 
     `open_run` makes the graph ready in that layout, to bear `beside` times as many calls at a time as there are lanes:
     processes that will run side by side slow each other down, by the caches they share, and are measured so. The rate
-    of a point is that of one of them.
+    of a point is that of one of them. `decoding` says in which layouts the run also decodes.
     """
     points = []
     for layout in candidates:
@@ -97,7 +103,8 @@ def measure(
             images, seconds = _run_lanes(run, lanes, batch, point_s, clock)
             images_per_s, run_s = images / seconds / beside, seconds * lanes * batch / images
             cpu_ms = 1000 * (cpu_clock() - cpu_before) / images
-            points.append(Point(layout.threads, layout.lanes, batch, round(images_per_s, 1), round(cpu_ms, 3)))
+            rates = (round(images_per_s, 1), round(cpu_ms, 3))
+            points.append(Point(layout.threads, layout.lanes, batch, *rates, decoding(layout)))
             best = max(best, images_per_s)
             if run_s > SLOW_RUN_S or images_per_s < WORSE * best:
                 break
@@ -106,6 +113,8 @@ def measure(
 
 def carried(point: Point, cores: int, decode_s: float) -> float:
     """Images a second that the graph runs and that the cores can decode beside it, each taking `decode_s` of one."""
+    if point.decoding:
+        return point.images_per_s
     return min(point.images_per_s, cores / (decode_s + point.cpu_ms / 1000))
 
 
@@ -128,9 +137,14 @@ def choose(points: Sequence[Point], cores: int | None = None, decode_s: float = 
         by_layout.setdefault(Layout(point.threads, point.lanes), []).append(point)
     best = {layout: max(map(score, found)) for layout, found in by_layout.items()}
     nearly = [layout for layout in best if best[layout] >= NEARLY * max(best.values())]
-    chosen = min(nearly, key=lambda layout: layout.lanes / by_layout[layout][0].images_per_s)
+    chosen = min(nearly, key=lambda layout: _lone_s(by_layout[layout][0], decode_s))
     batch = next(point.batch for point in by_layout[chosen] if score(point) >= WITHIN * best[chosen])
     return Tuning(chosen.threads, chosen.lanes, batch, tuple(points))
+
+
+def _lone_s(point: Point, decode_s: float) -> float:
+    """Seconds of a lone image, decoding included, by what batches of one take."""
+    return point.lanes * point.batch / point.images_per_s + (0.0 if point.decoding else decode_s)
 
 
 def key_of(*parts: object) -> str:

@@ -181,7 +181,7 @@ def test_a_store_goes_on_with_its_own_run_and_refuses_another(tmp_path: Path) ->
     Store(tmp_path, {"plan": 1}).put("round-0/a/b", {"x": 1})
 
     assert Store(tmp_path, {"plan": 1}).get("round-0/a/b") == {"x": 1, "sources": None}
-    assert Store(tmp_path, {"plan": 1}).all() == {"round-0/a/b": {"x": 1}}
+    assert Store(tmp_path, {"plan": 1}).all() == {"round-0/a/b": {"x": 1, "sources": None}}
     with pytest.raises(SystemExit, match="--fresh"):
         Store(tmp_path, {"plan": 2})
     assert Store(tmp_path, {"plan": 2}, fresh=True).get("round-0/a/b") is None

@@ -131,6 +131,31 @@ def test_what_runs_beside_is_measured_with_it_and_a_points_rate_is_of_one() -> N
     assert beside.images_per_s < 2 * alone.images_per_s  # not of all three together
 
 
+def test_what_was_measured_with_decoding_carries_what_it_ran() -> None:
+    alone = Point(1, 2, 1, 500.0, 4.0)
+    together = Point(1, 2, 1, 300.0, 6.6, decoding=True)
+    assert carried(alone, 2, 0.004) == pytest.approx(250.0)
+    assert carried(together, 2, 0.004) == 300.0
+    heavy_lone = [Point(2, 1, 1, 100.0, 20.0), Point(1, 2, 1, 100.0, 20.0, decoding=True)]
+    assert choose(heavy_lone, 2, 0.001).threads == 2  # 11 ms for a lone image, against 20
+
+
+def test_lanes_that_decode_are_measured_decoding(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(session_module, "cores_per_worker", lambda workers: 2)
+    monkeypatch.setattr("service.decoding.cores_per_worker", lambda workers: 2)
+    measured = {
+        decoders: open_session(
+            bundle, Settings(device=Device.CPU, autotune=True, max_batch=1, decode_workers=decoders)
+        ).tuning.points
+        for decoders in (0, 2)
+    }
+    assert {(each.threads, each.lanes) for each in measured[0] if each.decoding} == {(1, 2)}
+    assert not any(each.decoding for each in measured[2])
+
+
 def test_lanes_run_side_by_side_on_the_graph_of_their_threads() -> None:
     opened: list[int] = []
     meeting = threading.Barrier(3)
