@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 ABOUT = "about.json"
+CACHE = "cache"  # of the servers that are measured: it lies in the same folder
 
 
 class Store:
@@ -51,8 +52,11 @@ class Store:
 
     def all(self) -> dict[str, dict[str, Any]]:
         """Everything that was kept, by key."""
-        paths = sorted(path for path in self.folder.rglob("*.json") if path.name != ABOUT)
-        return {str(path.relative_to(self.folder).with_suffix("")): json.loads(path.read_text()) for path in paths}
+        paths = {
+            str(path.relative_to(self.folder).with_suffix("")): path for path in sorted(self.folder.rglob("*.json"))
+        }
+        units = {key: path for key, path in paths.items() if path.name != ABOUT and not key.startswith(f"{CACHE}/")}
+        return {key: json.loads(path.read_text()) for key, path in units.items()}
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.json"
