@@ -11,18 +11,26 @@ from fastapi.routing import APIRoute
 
 from models.bundle import Bundle, BundleError, load_bundle
 from service.errors import leave_errors_to_front
+from service.evidence import Grouping
 from service.front import Front
 from service.gallery import open_gallery
 from service.gallery.base import Gallery, GalleryError
 from service.lifecycle import Lifecycle, Services
 from service.openapi import DescribedAPI, describe
 from service.pipeline import Pipeline
-from service.routes import embed, gallery, health, retrieve
+from service.policies.desk import Policies
+from service.policies.store import PolicyStore, PolicyStoreError
+from service.routes import embed, gallery, health, policies, retrieve
 from service.session import Session, SessionError, open_session
-from service.settings import Settings
+from service.settings import Settings, policies_path
 from service.telemetry import Logger, Metrics, make_metrics, name_model, name_tuning, stderr_logger
 
-REFUSALS: Final = (BundleError, SessionError, GalleryError)  # for the operator to mend: their messages say how
+REFUSALS: Final = (
+    BundleError,
+    SessionError,
+    GalleryError,
+    PolicyStoreError,
+)  # for the operator to mend: their messages say how
 
 
 async def _open_gallery(bundle: Bundle, settings: Settings) -> Gallery:
@@ -59,7 +67,7 @@ def create_app(
     app.state.lifecycle = lifecycle
     app.state.metrics = metrics
     leave_errors_to_front(app)
-    for routes in (embed, retrieve, gallery, health):
+    for routes in (embed, retrieve, gallery, policies, health):
         app.include_router(routes.router)
     direct = [route for routes in (embed, retrieve) for route in routes.router.routes if isinstance(route, APIRoute)]
     app.add_middleware(Front, direct=direct, settings=settings, lifecycle=lifecycle, metrics=metrics, logger=log)
@@ -95,7 +103,20 @@ async def _load(
     stack.push_async_callback(pipeline.close)
     name_model(metrics, bundle, session.device)
     name_tuning(metrics, session.tuning)
-    return Services(settings, bundle, session, pipeline, store, metrics, logger)
+    kept = await _open_policies(settings, store, bundle, metrics, logger)
+    stack.push_async_callback(kept.close)
+    grouping = Grouping(settings.label_field, settings.group_field)
+    return Services(settings, bundle, session, pipeline, store, kept, grouping, metrics, logger)
+
+
+async def _open_policies(
+    settings: Settings, store: Gallery, bundle: Bundle, metrics: Metrics, logger: Logger
+) -> Policies:
+    kept = Policies(
+        PolicyStore(policies_path(settings)), store, bundle.hash, metrics, logger, max_change=settings.policy_max_change
+    )
+    await kept.start()
+    return kept
 
 
 def _log_ready(services: Services) -> None:

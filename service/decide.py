@@ -11,7 +11,7 @@ from models.bundle import Bundle
 from service.errors import Abstained, InvalidOption
 from service.settings import Settings
 
-Source = Literal["request", "settings", "none"]
+Source = Literal["request", "settings", "policy", "none"]
 FLOAT32_INFINITY_BITS: Final = 0x7F800000
 
 

@@ -8,8 +8,10 @@ from fastapi import Request
 
 from models.bundle import Bundle
 from service.errors import Unavailable, retry_after
+from service.evidence import Grouping
 from service.gallery.base import Gallery
 from service.pipeline import Pipeline
+from service.policies.desk import Policies
 from service.session import Session
 from service.settings import Settings
 from service.telemetry import Logger, Metrics
@@ -27,6 +29,8 @@ class Services:
     session: Session
     pipeline: Pipeline
     gallery: Gallery
+    policies: Policies
+    grouping: Grouping
     metrics: Metrics
     logger: Logger
 

@@ -22,13 +22,15 @@ TAGS: Final = (
     {"name": "embed", "description": "Images to embeddings with uncertainty."},
     {"name": "retrieve", "description": "The nearest items of the gallery, or an abstention with its reasons."},
     {"name": "gallery", "description": "What retrieval finds: items with an embedding, an uncertainty and a payload."},
+    {"name": "policies", "description": "Certified thresholds: at most so many accepted matches are wrong."},
     {"name": "operations", "description": "Probes, metrics and what is served."},
 )
 ERRORS: Final = {
     400: "The request, an option, a filter, a vector or an id cannot be read.",
     401: "The server has an API key, and the request does not.",
-    404: "No such item.",
+    404: "No such item, policy or answer.",
     408: "The body did not arrive in time.",
+    409: "Contradicts what was said before.",
     413: "Too many bytes, pixels or images.",
     415: "A content type or image format that is not supported.",
     422: "The bytes are no sound image, or the image is too uncertain and the request made that an error.",

@@ -24,7 +24,7 @@ class ThresholdBody(_Answer):
 
     uncertainty: float | None = Field(description="Raw uncertainty above which candor abstains.")
     percentile: float | None = Field(description="Percentile above which candor abstains, 0 to 1.")
-    source: Literal["request", "settings", "none"]
+    source: Literal["request", "settings", "policy", "none"]
 
 
 class TimingBody(_Answer):
@@ -93,9 +93,13 @@ class RemovedBody(_Answer):
 
 
 class GuaranteeBody(_Answer):
-    """What is certified about the matches; `none` without a policy."""
+    """What is certified about accepted matches; `none`, and nothing else, without a policy."""
 
-    status: Literal["none"]
+    status: Literal["none", "valid", "stale", "alarm"]
+    policy: str | None = None
+    alpha: float | None = Field(default=None, description="At most this share of accepted matches is wrong ...")
+    delta: float | None = Field(default=None, description="... but for a certification that failed, with this chance.")
+    reasons: list[str] = Field(default=[], description="What speaks against the promise, where it is not valid.")
 
 
 class RetrieveThresholds(_Answer):
@@ -115,14 +119,109 @@ class RetrieveAnswer(_Answer):
     """The nearest items, or none and the reasons why."""
 
     decision: Literal["match", "abstain"]
-    reasons: list[Literal["uncertain_query", "no_close_match"]]
+    reasons: list[Literal["uncertain_query", "no_close_match", "ambiguous_match", "novel_query", "uncertain_match"]]
     query: QueryBody
     threshold: RetrieveThresholds
     matches: list[MatchBody]
     removed: RemovedBody
-    p_correct: None = Field(description="Null without a policy.")
+    p_correct: float | None = Field(description="Probability that the best match is right; null without a policy.")
     guarantee: GuaranteeBody
+    evidence: dict[str, float] | None = Field(
+        description="What the best match can be judged by; null where neither `evidence` nor a policy was asked for."
+    )
     timing_ms: RetrieveTiming
+
+
+class AuditsBody(_Answer):
+    """What feedback says of a promise: alarmed once either statistic is above what a healthy run reaches."""
+
+    count: int
+    wrong: float
+    e_value: float
+    shiryaev_roberts: float
+    alarmed_at: float | None = Field(description="Seconds of the epoch.")
+
+
+class CertifiedBody(_Answer):
+    """A promise, and the threshold on the score that keeps it; none where it could not be certified."""
+
+    alpha: float
+    delta: float
+    feasible: bool
+    threshold: float | None
+    coverage: float = Field(description="Share of the certification queries that is accepted.")
+    labels: int = Field(description="Certification queries, one of each group.")
+    accepted: int
+    wrong: int = Field(description="Of those accepted.")
+    labels_needed: int | None = Field(description="Where it is not feasible: about how many labels it would take.")
+    audits: AuditsBody
+
+
+class ReliabilityBody(_Answer):
+    """Queries of like probability: what was predicted, what came out, and how many they are."""
+
+    predicted: float
+    observed: float
+    queries: int
+
+
+class QualityBody(_Answer):
+    """How good the score was on the certification queries."""
+
+    queries: int
+    base_risk: float = Field(description="Share of wrong best matches among all.")
+    r_auroc: dict[str, float] | None = Field(description="Of the score and of each input by itself.")
+    ece: float = Field(description="Expected calibration error of `p_correct`.")
+    reliability: list[ReliabilityBody]
+
+
+class DriftBody(_Answer):
+    """One input of the queries asked since, in windows, against the certification queries."""
+
+    looks: int
+    psi: float | None = Field(description="Population stability index of the last window.")
+    limit: float | None = Field(description="What chance alone would exceed too rarely to matter.")
+    alarmed_at: float | None = Field(description="Seconds of the epoch.")
+
+
+class PolicyGalleryBody(_Answer):
+    """The gallery that a policy was certified against."""
+
+    items: int
+    hash: str
+
+
+class PolicyBody(_Answer):
+    """A certified policy and whether it still holds."""
+
+    name: str
+    created: str
+    status: Literal["valid", "stale", "alarm"]
+    status_reasons: list[str]
+    bundle_hash: str
+    gallery: PolicyGalleryBody
+    inputs: list[str] = Field(description="What the score is made of.")
+    label_field: str | None
+    group_field: str | None
+    targets: list[CertifiedBody]
+    quality: QualityBody
+    drift: dict[str, DriftBody]
+
+
+class PoliciesBody(_Answer):
+    """Every policy."""
+
+    policies: list[PolicyBody]
+
+
+class FeedbackAnswer(_Answer):
+    """What a judged answer came to."""
+
+    policy: str
+    counted: bool = Field(description="False for an abstention, or where the policy is gone.")
+    audits: int = Field(description="Judged answers of this target so far.")
+    wrong: float
+    alarm: bool
 
 
 class StoredBody(_Answer):

@@ -120,6 +120,19 @@ class Settings(BaseSettings):
     max_percentile: float | None = Field(
         default=None, ge=0, le=1, description="Abstain above this percentile of uncertainty; excludes the raw one."
     )
+    label_field: str | None = Field(
+        default=None, min_length=1, description="Payload field (a dotted path) with an item's label, for policies."
+    )
+    group_field: str | None = Field(
+        default=None, min_length=1, description="Payload field with the group of alike items it belongs to."
+    )
+    policies: Path | None = Field(
+        default=None,
+        description="File of certified policies; beside the gallery if that is a folder, else where the server starts.",
+    )
+    policy_max_change: float = Field(
+        default=0.1, gt=0, le=1, description="Share of the gallery that may change until a policy is stale."
+    )
     request_timeout_s: float = Field(
         default=30.0, gt=0, description="Seconds from a request's last byte to its answer (504 beyond)."
     )
@@ -154,6 +167,13 @@ class Settings(BaseSettings):
     def queue_per_worker(self) -> int:
         """Images that each worker accepts: its share, and those of one request at least."""
         return max(self.max_images_per_request, self.queue_images // self.workers)
+
+
+def policies_path(settings: Settings) -> Path:
+    """Where policies are kept."""
+    if settings.policies is not None:
+        return settings.policies
+    return Path("candor-policies.sqlite") if "://" in settings.gallery else Path(settings.gallery) / "policies.sqlite"
 
 
 def read_settings(overrides: Mapping[str, Any]) -> Settings:

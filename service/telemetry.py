@@ -49,6 +49,8 @@ class Metrics:
     uncertainty_percentile: Histogram
     novelty_percentile: Histogram
     gallery_items: Gauge
+    policy_status: Gauge
+    feedback: Counter
     ready: Gauge
     model_info: Gauge
     tuning: Gauge
@@ -121,6 +123,16 @@ def make_metrics() -> Metrics:
             registry=registry,
         ),
         gallery_items=_gauge("candor_gallery_items", "Items in the gallery.", "livemostrecent", registry),
+        policy_status=_gauge(
+            "candor_policy_status",
+            "1 for what each policy is: valid, stale or alarm.",
+            "livemostrecent",
+            registry,
+            ["policy", "status"],
+        ),
+        feedback=Counter(
+            "candor_feedback", "Answers under a policy that were judged.", ["policy", "correct"], registry=registry
+        ),
         ready=_gauge("candor_ready", "1 while every worker takes requests.", "livemin", registry),
         model_info=_gauge(
             "candor_model_info",

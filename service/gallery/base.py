@@ -1,6 +1,6 @@
 """What a gallery is to the rest of the service: items in, nearest matches out, nothing acknowledged ever lost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -94,6 +94,9 @@ class Gallery(Protocol):
 
     async def count(self, where: Filter | None = None) -> int:
         """Number of items, or of those that pass the filter."""
+
+    def scan(self) -> AsyncIterator[list[tuple[str, float]]]:
+        """Id and uncertainty of every item, some at a time, in no order."""
 
     async def close(self) -> None:
         """Finish what was accepted and let go of the files."""

@@ -12,7 +12,7 @@ approximate search that comes back with fewer matches than asked for is done aga
 import asyncio
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -215,6 +215,13 @@ class LanceGallery:
             if len(found.matches) == limit:
                 return found
         return await self._search(unit, limit, conditions, exact=True)
+
+    async def scan(self) -> AsyncIterator[list[tuple[str, float]]]:
+        """Id and uncertainty of every item, some at a time, in no order."""
+        self._require_open()
+        reader = await self._table.query().select(["id", "uncertainty"]).to_batches()
+        async for batch in reader:
+            yield list(zip(batch.column("id").to_pylist(), batch.column("uncertainty").to_pylist(), strict=True))
 
     async def stats(self) -> LanceStats:
         """The table's state now."""

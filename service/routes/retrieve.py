@@ -14,17 +14,29 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 from service.decide import NO_THRESHOLD, Threshold, default_threshold, raw_bound, resolve_threshold
 from service.decoding import Source
 from service.errors import InvalidOption, Malformed, Problem, UnknownId
+from service.evidence import DEPTH, evidence_of
 from service.gallery.base import Found, Item, Match, Removed
 from service.gallery.filters import parse_filter, passes
 from service.intake import Submission, answer_in_time, deadline_after, parse_json_field, parse_options, read_submission
 from service.lifecycle import Services, services_of
 from service.openapi import IMAGE, READING, body, errors, options_as_query, properties
 from service.pipeline import Timing, timing_ms
+from service.policies.following import Followed, follow, remember, resolve_target
+from service.policies.policy import Policy, Target
 from service.schemas import RetrieveAnswer
 from service.vectors import unit_vector
 
 MAX_LIMIT: Final = 1000
 QUERIES: Final = ("image", "vector", "id")
+CONDITIONS: Final = (
+    "score_threshold",
+    "filter",
+    "max_query_uncertainty",
+    "max_query_percentile",
+    "max_result_uncertainty",
+    "max_result_percentile",
+)
+BY_POLICY: Final = Threshold(source="policy")
 NO_TIMING: Final = Timing(0.0, 0.0, 0.0)
 
 router = APIRouter(tags=["retrieve"])
@@ -56,6 +68,14 @@ class RetrieveOptions(BaseModel):
     max_result_percentile: float | None = Field(
         default=None, ge=0, le=1, description="Leave out items whose percentile of uncertainty is above this."
     )
+    policy: str | None = Field(
+        default=None, description="Accept the best match or abstain by this certified policy; excludes all conditions."
+    )
+    alpha: float | None = Field(default=None, gt=0, lt=1, description="Of the policy: the tolerated share of errors.")
+    delta: float | None = Field(default=None, gt=0, lt=1, description="Of the policy: how often it may fail.")
+    evidence: bool = Field(
+        default=False, description="Also tell what the best match can be judged by; excludes conditions on items."
+    )
 
 
 class RetrieveFields(RetrieveOptions):
@@ -76,17 +96,23 @@ class Query:
     vector: NDArray[np.float32]
     uncertainty: float | None = None
     percentile: float | None = None
+    novelty: float | None = None
     item: Item | None = None
     timing: Timing = NO_TIMING
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The query and what was found; None where the query was too uncertain to search with."""
+    """The query and what was found; None where the query was too uncertain to search with.
+
+    `evidence` is there where it was asked for and something was found, `followed` where a policy was asked for.
+    """
 
     query: Query
     found: Found | None
     search_s: float
+    evidence: Mapping[str, float] | None = None
+    followed: Followed | None = None
 
 
 @router.post(
@@ -113,13 +139,20 @@ async def retrieve(request: Request) -> Response:
     Abstaining is an answer, with status 200: `decision` is `abstain` and `reasons` says why. `uncertain_query`: the
     query is above its threshold (the request's, else the server's), and nothing was searched. `no_close_match`: no
     item is left. A vector has no uncertainty: its `query` is null, and no threshold on the query can hold.
+
+    With `policy`, the best match is accepted, or not, by a score whose threshold was certified: `guarantee` says what
+    is promised of accepted matches and whether it still holds, `p_correct` how probably this one is right, and
+    `reasons` what speaks most against it. Matches are told all the same. The server's own threshold does not hold then.
     """
     services = services_of(request)
     submission = await read_submission(request, services.settings, services.pipeline.admission, optional_body=True)
     fields, image = _read_query(submission)
     thresholds = _resolve(fields, services)
+    asked = _asked(fields, services)
     deadline = deadline_after(services.settings.request_timeout_s)
-    answer = await answer_in_time(request, _answer(fields, image, thresholds, services), deadline)
+    answer = await answer_in_time(request, _answer(fields, image, thresholds, asked, services), deadline)
+    if answer.followed is not None:
+        remember(answer.followed, request.scope["state"]["request_id"], services.policies)
     return Response(_as_json(answer, thresholds, services), media_type="application/json")
 
 
@@ -145,8 +178,29 @@ def _read_query(submission: Submission) -> tuple[RetrieveFields, Source | None]:
     return fields, fields.image if image is None else image
 
 
+Asked = tuple[Policy, Target]
+
+
+def _asked(fields: RetrieveFields, services: Services) -> Asked | None:
+    """The policy to follow, and its target."""
+    given = [name for name in CONDITIONS if getattr(fields, name) is not None]
+    if fields.policy is None:
+        if fields.alpha is not None or fields.delta is not None:
+            raise InvalidOption("alpha and delta are of a policy: name it")
+        on_items = [name for name in given if not name.startswith("max_query_")]
+        if fields.evidence and on_items:
+            raise InvalidOption(f"evidence is of the whole gallery: leave out {', '.join(on_items)}")
+        return None
+    if given:
+        raise InvalidOption(f"a policy was certified without conditions: leave out {', '.join(given)}")
+    policy = services.policies.get(fields.policy)
+    return policy, resolve_target(policy, fields.alpha, fields.delta)
+
+
 def _resolve(fields: RetrieveFields, services: Services) -> Thresholds:
-    """The thresholds that hold; the server's default is for queries only."""
+    """The thresholds that hold; the server's default is for queries only, and not for those that ask for a policy."""
+    if fields.policy is not None:
+        return Thresholds(BY_POLICY, NO_THRESHOLD)
     default = default_threshold(services.settings) if fields.vector is None else NO_THRESHOLD
     query = resolve_threshold(fields.max_query_uncertainty, fields.max_query_percentile, default, prefix="max_query_")
     if fields.vector is not None and query.source == "request":
@@ -157,13 +211,24 @@ def _resolve(fields: RetrieveFields, services: Services) -> Thresholds:
     return Thresholds(query, result)
 
 
-async def _answer(fields: RetrieveFields, image: Source | None, thresholds: Thresholds, services: Services) -> Answer:
+async def _answer(
+    fields: RetrieveFields, image: Source | None, thresholds: Thresholds, asked: Asked | None, services: Services
+) -> Answer:
     query = await _query(fields, image, services)
     if _too_uncertain(query, thresholds.query):
         return Answer(query, None, 0.0)
     started = time.perf_counter()
-    found = await _search(query, fields, raw_bound(thresholds.result, services.bundle), services)
-    return Answer(query, found, time.perf_counter() - started)
+    looking = asked is not None or fields.evidence
+    depth = max(fields.limit, DEPTH) if looking else fields.limit
+    found = await _search(query, fields, depth, raw_bound(thresholds.result, services.bundle), services)
+    search_s = time.perf_counter() - started
+    if not looking:
+        return Answer(query, found, search_s)
+    grouping = asked[0].grouping if asked else services.grouping
+    evidence = evidence_of(found.matches, grouping, uncertainty=query.uncertainty, novelty=query.novelty)
+    followed = follow(*asked, services.policies.standing(asked[0].name), evidence) if asked else None
+    shown = Found(found.matches[: fields.limit], found.removed)
+    return Answer(query, shown, search_s, evidence, followed)
 
 
 async def _query(fields: RetrieveFields, image: Source | None, services: Services) -> Query:
@@ -172,14 +237,14 @@ async def _query(fields: RetrieveFields, image: Source | None, services: Service
         if isinstance(outcome, Problem):
             raise outcome
         scores = outcome.scores
-        return Query(scores.embedding, scores.uncertainty, scores.percentile, timing=outcome.timing)
+        return Query(scores.embedding, scores.uncertainty, scores.percentile, scores.novelty, timing=outcome.timing)
     if fields.vector is not None:
         return Query(unit_vector(fields.vector, services.bundle.manifest.dimension))
     item = await services.gallery.get(fields.id or "")
     if item is None:
         raise UnknownId(f"the gallery has no item {fields.id!r}")
     percentile = float(services.bundle.uncertainty_percentile(np.asarray([item.uncertainty]))[0])
-    return Query(item.embedding, item.uncertainty, percentile, item)
+    return Query(item.embedding, item.uncertainty, percentile, item=item)
 
 
 def _too_uncertain(query: Query, threshold: Threshold) -> bool:
@@ -188,21 +253,23 @@ def _too_uncertain(query: Query, threshold: Threshold) -> bool:
     return threshold.exceeded(query.uncertainty, query.percentile)
 
 
-async def _search(query: Query, fields: RetrieveFields, max_uncertainty: float | None, services: Services) -> Found:
+async def _search(
+    query: Query, fields: RetrieveFields, depth: int, max_uncertainty: float | None, services: Services
+) -> Found:
     found = await services.gallery.search(
         query.vector,
-        fields.limit + (query.item is not None),
+        depth + (query.item is not None),
         where=fields.filter,
         max_uncertainty=max_uncertainty,
         min_score=fields.score_threshold,
     )
     if query.item is None:
         return found
-    return _without(query.item, found, fields, max_uncertainty)
+    return _without(query.item, found, fields, depth, max_uncertainty)
 
 
-def _without(item: Item, found: Found, fields: RetrieveFields, max_uncertainty: float | None) -> Found:
-    """What one more than `limit` items gave, less the query item itself, in the matches and in the counts."""
+def _without(item: Item, found: Found, fields: RetrieveFields, depth: int, max_uncertainty: float | None) -> Found:
+    """What one more than `depth` items gave, less the query item itself, in the matches and in the counts."""
     matches = [match for match in found.matches if match.id != item.id]
     removed = asdict(found.removed)
     if len(matches) == len(found.matches):
@@ -210,11 +277,11 @@ def _without(item: Item, found: Found, fields: RetrieveFields, max_uncertainty: 
             removed["by_filter"] = max(0, removed["by_filter"] - 1)
         elif max_uncertainty is not None and item.uncertainty > max_uncertainty:
             removed["by_uncertainty"] = max(0, removed["by_uncertainty"] - 1)
-    return Found(matches[: fields.limit], Removed(**removed))
+    return Found(matches[:depth], Removed(**removed))
 
 
 def _as_json(answer: Answer, thresholds: Thresholds, services: Services) -> bytes:
-    query, found = answer.query, answer.found or Found([], Removed())
+    query, found, followed = answer.query, answer.found or Found([], Removed()), answer.followed
     reasons = _reasons(answer)
     for reason in reasons:
         services.metrics.abstentions.labels(reason).inc()
@@ -225,8 +292,9 @@ def _as_json(answer: Answer, thresholds: Thresholds, services: Services) -> byte
         "threshold": {"query": thresholds.query.as_dict(), "result": thresholds.result.as_dict()},
         "matches": _matches(found.matches, services),
         "removed": asdict(found.removed),
-        "p_correct": None,
-        "guarantee": {"status": "none"},
+        "p_correct": followed.judgement.p_correct if followed and followed.judgement else None,
+        "guarantee": followed.guarantee if followed else {"status": "none"},
+        "evidence": answer.evidence,
         "timing_ms": {**timing_ms([query.timing]), "search": round(1000 * answer.search_s, 3)},
     }
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -235,6 +303,8 @@ def _as_json(answer: Answer, thresholds: Thresholds, services: Services) -> byte
 def _reasons(answer: Answer) -> list[str]:
     if answer.found is None:
         return ["uncertain_query"]
+    if answer.followed is not None:
+        return [] if answer.followed.accepted else [answer.followed.reason]
     return [] if answer.found.matches else ["no_close_match"]
 
 

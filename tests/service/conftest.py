@@ -61,14 +61,22 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def start(bundle_path: Path) -> Start:
+def start(bundle_path: Path, tmp_path: Path) -> Start:
     """Start an app with these settings; `wrap` may replace its session."""
 
     @asynccontextmanager
     async def start(
         wrap: Callable[[Session], Session] = lambda session: session, *, ready: bool = True, **overrides: Any
     ) -> AsyncIterator[Running]:
-        settings = Settings(**{"bundle": bundle_path, "device": "cpu", "log_format": "json", **overrides})
+        settings = Settings(
+            **{
+                "bundle": bundle_path,
+                "device": "cpu",
+                "log_format": "json",
+                "policies": tmp_path / "p.sqlite",
+                **overrides,
+            }
+        )
         gallery, log = FakeGallery(), io.StringIO()
 
         async def open_fake(bundle: Bundle, settings: Settings) -> FakeGallery:

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +73,10 @@ class FakeGallery:
 
     async def count(self, where: Filter | None = None) -> int:
         return len(await self._all(where))
+
+    async def scan(self) -> AsyncIterator[list[tuple[str, float]]]:
+        for item in self.items.values():
+            yield [(item.id, item.uncertainty)]
 
     async def close(self) -> None:
         self.closed = True

@@ -1,0 +1,271 @@
+r"""Certify a running server's retrieval: ask it labelled queries, and make a policy of what it answers.
+
+    candor certify --server http://127.0.0.1:8000 --queries queries.csv --name shop --target 0.1:0.05 --out runs/shop
+
+The gallery's items carry their label in the payload field that the server's CANDOR_LABEL_FIELD names. Queries are a CSV
+with the columns `path`, `label` and, where some are near-duplicates of others, `group`; or a folder of one subfolder
+per label. A query is answered rightly where the best match has its label: one whose label the gallery lacks never is,
+and belongs among the queries if such are asked. No query may be an image of the gallery.
+
+Part of the queries fits the score of confidence, the others certify thresholds on it. Writes policy.json,
+evidence.jsonl, report.md and report.png.
+"""
+
+import argparse
+import csv
+import http.client
+import json
+import random
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import matplotlib
+from matplotlib import pyplot as plt
+
+from models.errors import UserError
+
+IMAGES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+TIMEOUT_S: Final = 60.0
+
+
+@dataclass(frozen=True)
+class Query:
+    """An image, the label that its best match should have, and the near-duplicates it belongs to."""
+
+    path: Path
+    label: str
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the server said of a query: `evidence` is None where nothing was found."""
+
+    path: str
+    label: str
+    group: str | None
+    evidence: Mapping[str, float] | None
+    correct: bool
+
+
+class Server:
+    """A candor server; each thread has a connection of its own.
+
+    Raises:
+        UserError: by every method, where the server cannot be reached or refuses; the message says what it said.
+    """
+
+    def __init__(self, url: str, api_key: str | None = None) -> None:
+        self._address = urlsplit(url)
+        if self._address.scheme not in ("http", "https") or not self._address.hostname:
+            raise UserError(f"--server: {url!r} is no http or https URL")
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._own = threading.local()
+
+    def get(self, path: str) -> Any:
+        """The JSON behind a path."""
+        return self._ask("GET", path, None, {})
+
+    def post(self, path: str, content: Any) -> Any:
+        """The JSON answer to JSON."""
+        return self._ask("POST", path, json.dumps(content).encode(), {"Content-Type": "application/json"})
+
+    def retrieve(self, image: bytes) -> Any:
+        """The best match of an image, and its evidence."""
+        return self._ask("POST", "/retrieve?limit=1&evidence=true", image, {"Content-Type": "application/octet-stream"})
+
+    def _ask(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Any:
+        for last_try in (False, True):
+            connection = self._connection()
+            try:
+                connection.request(method, self._address.path.rstrip("/") + path, body, {**self._headers, **headers})
+                response = connection.getresponse()
+                text = response.read()
+                break
+            except (OSError, http.client.HTTPException) as error:  # a kept connection may have been closed meanwhile
+                connection.close()
+                if last_try:
+                    raise UserError(f"no answer from {self._address.geturl()}: {error}") from error
+        if response.status >= 400:
+            raise UserError(f"{method} {path} was answered {response.status}: {_detail(text)}")
+        return json.loads(text)
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if not hasattr(self._own, "connection"):
+            kind = http.client.HTTPSConnection if self._address.scheme == "https" else http.client.HTTPConnection
+            self._own.connection = kind(self._address.hostname or "", self._address.port, timeout=TIMEOUT_S)
+        connection: http.client.HTTPConnection = self._own.connection
+        return connection
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the stage."""
+    options = _arguments().parse_args(argv)
+    server = Server(options.server, options.api_key)
+    queries = read_queries(options.queries)
+    asked = list(ask_all(server, queries, options.label_field, options.concurrency))
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "evidence.jsonl").write_text("".join(json.dumps(asdict(each)) + "\n" for each in asked))
+    development, certification = split(asked, options.development, options.seed)
+    print(f"{len(asked)} queries: {len(development)} fit the score, {len(certification)} certify", file=sys.stderr)
+    policy = server.post(
+        "/policies",
+        {
+            "name": options.name,
+            "targets": [{"alpha": alpha, "delta": delta} for alpha, delta in options.target],
+            "development": [_labelled(each) for each in development],
+            "certification": [_labelled(each) for each in certification],
+        },
+    )
+    (options.out / "policy.json").write_text(json.dumps(policy, indent=1) + "\n")
+    (options.out / "report.md").write_text(as_markdown(policy))
+    plot(policy, options.out / "report.png")
+    print(as_markdown(policy))
+
+
+def read_queries(place: Path) -> list[Query]:
+    """The queries of a CSV or a folder, in its order.
+
+    Raises:
+        UserError: for a place without queries, a CSV without the columns, or an image that is not there.
+    """
+    queries = _from_folder(place) if place.is_dir() else _from_csv(place)
+    if not queries:
+        raise UserError(f"--queries: no images in {place}")
+    if missing := [query.path for query in queries if not query.path.is_file()]:
+        raise UserError(f"--queries: {len(missing)} images are missing, the first of them {missing[0]}")
+    return queries
+
+
+def ask_all(server: Server, queries: Sequence[Query], label_field: str, concurrency: int) -> Iterator[Asked]:
+    """Ask every query, some at a time, in order."""
+
+    def ask(query: Query) -> Asked:
+        answer = server.retrieve(query.path.read_bytes())
+        found = value_at(answer["matches"][0]["payload"], label_field) if answer["matches"] else None
+        correct = found is not None and str(found) == query.label
+        return Asked(str(query.path), query.label, query.group, answer["evidence"], correct)
+
+    with ThreadPoolExecutor(concurrency) as threads:
+        yield from threads.map(ask, queries)
+
+
+def split(asked: Sequence[Asked], development: float, seed: int) -> tuple[list[Asked], list[Asked]]:
+    """Queries to fit on and queries to certify with: near-duplicates stay together, what found nothing is left out."""
+    found = [each for each in asked if each.evidence is not None]
+    groups = list(dict.fromkeys(_group(each) for each in found))
+    random.Random(seed).shuffle(groups)
+    chosen = set(groups[: round(development * len(groups))])
+    return [each for each in found if _group(each) in chosen], [each for each in found if _group(each) not in chosen]
+
+
+def as_markdown(policy: Mapping[str, Any]) -> str:
+    """What was certified, in words and tables."""
+    quality = policy["quality"]
+    lines = [
+        f"# Policy {policy['name']}",
+        "",
+        f"Of {quality['queries']} certification queries {100 * quality['base_risk']:.1f} % have a wrong best match. "
+        f"Judged by {', '.join(policy['inputs'])}; gallery of {policy['gallery']['items']} items.",
+        "",
+        "| at most wrong | with probability | coverage | wrong among accepted labels | labels needed |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    for target in policy["targets"]:
+        accepted = f"{target['wrong']} of {target['accepted']}" if target["feasible"] else "cannot be certified"
+        lines.append(
+            f"| {100 * target['alpha']:g} % | {100 * (1 - target['delta']):g} % | {100 * target['coverage']:.1f} % "
+            f"| {accepted} | {target['labels_needed'] or ''} |"
+        )
+    if quality["r_auroc"]:
+        lines += ["", "| judged by | R-AUROC |", "|---|---:|"]
+        lines += [f"| {name} | {value:.3f} |" for name, value in quality["r_auroc"].items()]
+    lines += ["", f"Expected calibration error of `p_correct`: {quality['ece']:.3f}.", ""]
+    return "\n".join(lines)
+
+
+def plot(policy: Mapping[str, Any], path: Path) -> None:
+    """The reliability of `p_correct`."""
+    matplotlib.use("agg")
+    curve = policy["quality"]["reliability"]
+    figure, axes = plt.subplots(figsize=(4.5, 4), layout="constrained")
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
+    axes.plot([each["predicted"] for each in curve], [each["observed"] for each in curve], marker="o", color="black")
+    axes.set(xlabel="p_correct", ylabel="share correct", xlim=(0, 1), ylim=(0, 1))
+    axes.set_title(f"{policy['name']}: calibration error {policy['quality']['ece']:.3f}")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def value_at(payload: Any, path: str) -> Any:
+    """What a dotted path leads to; None where it leads nowhere."""
+    for name in path.split("."):
+        payload = payload.get(name) if isinstance(payload, dict) else None
+    return payload
+
+
+def target(text: str) -> tuple[float, float]:
+    """Argument type: `ALPHA:DELTA`."""
+    alpha, _, delta = text.partition(":")
+    try:
+        return float(alpha), float(delta)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected ALPHA:DELTA such as 0.1:0.05, got {text!r}") from error
+
+
+def _from_folder(folder: Path) -> list[Query]:
+    paths = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in IMAGES)
+    return [Query(path, path.parent.name) for path in paths]
+
+
+def _from_csv(path: Path) -> list[Query]:
+    try:
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            if not {"path", "label"} <= set(reader.fieldnames or ()):
+                raise UserError(f"--queries: {path} needs the columns path and label")
+            return [Query(path.parent / row["path"], row["label"], row.get("group") or None) for row in reader]
+    except OSError as error:
+        raise UserError(f"--queries: {error}") from error
+
+
+def _group(asked: Asked) -> str:
+    return asked.group if asked.group is not None else f"\0{asked.path}"
+
+
+def _labelled(asked: Asked) -> dict[str, Any]:
+    return {"evidence": asked.evidence, "correct": asked.correct, "group": asked.group}
+
+
+def _detail(text: bytes) -> str:
+    try:
+        return str(json.loads(text)["detail"])
+    except (ValueError, KeyError, TypeError):
+        return text[:200].decode(errors="replace")
+
+
+def _arguments() -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser(
+        prog="candor certify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument("--server", required=True, help="URL of a running candor")
+    arguments.add_argument("--api-key", help="its API key, where it has one")
+    arguments.add_argument("--queries", type=Path, required=True, help="a CSV (path, label, group) or a folder")
+    arguments.add_argument("--name", required=True, help="of the policy")
+    arguments.add_argument("--target", type=target, action="append", required=True, metavar="ALPHA:DELTA")
+    arguments.add_argument("--label-field", default="label", help="payload field with an item's label")
+    arguments.add_argument("--development", type=float, default=0.3, help="share of the queries that fits the score")
+    arguments.add_argument("--seed", type=int, default=0, help="of the split")
+    arguments.add_argument("--concurrency", type=int, default=8, help="queries asked at a time")
+    arguments.add_argument("--out", type=Path, required=True, help="folder to write to")
+    return arguments
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Certified policies: made from labelled queries, kept, followed, and watched."""

@@ -1,0 +1,294 @@
+"""The policies of a running server: which there are, whether each still holds, and what is learnt of them meanwhile."""
+
+import asyncio
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeVar
+
+from service.errors import NotFound
+from service.gallery.base import Gallery
+from service.policies.policy import Policy, Target
+from service.policies.state import GalleryState, Sketcher
+from service.policies.store import Answer, Audited, PolicyStore, Watched
+from service.telemetry import Logger, Metrics
+
+TICK_S: Final = 1.0  # between two looks at what other processes wrote, and two writes of what was answered
+COUNT_EVERY_S: Final = 10.0
+SKETCH_EVERY_S: Final = 600.0  # also where the number of items is the same
+MOST_BUFFERED: Final = 10_000  # answers between two writes; beyond that the oldest are not kept for feedback
+
+Status = Literal["valid", "stale", "alarm"]
+Result = TypeVar("Result")
+
+
+class UnknownPolicy(NotFound):
+    """No policy of that name."""
+
+    type = "unknown_policy"
+    title = "There is no such policy"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Whether a policy's promise holds, and what speaks against it, in words."""
+
+    status: Status
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A policy and what is known of it."""
+
+    policy: Policy
+    audits: Mapping[Target, Audited]
+    watched: Mapping[str, Watched]
+
+
+class Policies:
+    """Owns the store; one for each process."""
+
+    def __init__(
+        self,
+        store: PolicyStore,
+        gallery: Gallery,
+        bundle_hash: str,
+        metrics: Metrics,
+        logger: Logger,
+        *,
+        max_change: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._gallery = gallery
+        self._bundle_hash = bundle_hash
+        self._metrics = metrics
+        self._logger = logger
+        self._max_change = max_change
+        self._clock = clock
+        self._known: dict[str, _Known] = {}
+        self._answers: list[Answer] = []
+        self._values: dict[str, list[Mapping[str, float]]] = defaultdict(list)
+        self._state: GalleryState | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Read what is kept, and look after it from now on."""
+        await self._refresh()
+        if self._known:
+            await self.look_at_gallery()
+        self._task = asyncio.create_task(self._loop())
+
+    async def close(self) -> None:
+        """Write what was answered, and let go."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await self._write()
+        await asyncio.to_thread(self._store.close)
+
+    def all(self) -> list[Policy]:
+        """Every policy, by name."""
+        return [known.policy for known in self._known.values()]
+
+    def get(self, name: str) -> Policy:
+        """A policy.
+
+        Raises:
+            UnknownPolicy: where there is none of that name.
+        """
+        return self._of(name).policy
+
+    def standing(self, name: str) -> Standing:
+        """Whether a policy's promise holds now."""
+        known = self._of(name)
+        stale = self._why_stale(known.policy)
+        alarms = [
+            f"{audited.audit.loss:g} of {audited.audit.count} audited matches were wrong; alpha is {target.alpha:g}"
+            for target, audited in known.audits.items()
+            if audited.alarmed_at is not None
+        ]
+        alarms += [f"{name} has drifted" for name, watched in known.watched.items() if watched.alarmed_at is not None]
+        status: Status = "stale" if stale else "alarm" if alarms else "valid"
+        return Standing(status, (*stale, *alarms))
+
+    def audits(self, name: str) -> Mapping[Target, Audited]:
+        """What feedback came to, for each target."""
+        return self._of(name).audits
+
+    def watched(self, name: str) -> Mapping[str, Watched]:
+        """What was found of drift, for each input."""
+        return self._of(name).watched
+
+    async def put(self, policy: Policy) -> None:
+        """Keep a policy, in place of one of that name."""
+        await asyncio.to_thread(self._store.put, policy)
+        await self._refresh()
+
+    async def delete(self, name: str) -> None:
+        """Delete a policy.
+
+        Raises:
+            UnknownPolicy: where there is none of that name.
+        """
+        if not await asyncio.to_thread(self._store.delete, name):
+            raise _unknown(name)
+        await self._refresh()
+
+    def note(self, answer: Answer, values: Mapping[str, float]) -> None:
+        """Take in an answer given under a policy, and the values of its query that are watched."""
+        self._answers.append(answer)
+        del self._answers[:-MOST_BUFFERED]
+        self._values[answer.policy].append(values)
+
+    async def judge_answer(self, request_id: str, correct: bool) -> tuple[Answer, Audited | None]:
+        """Take in feedback; errors as `PolicyStore.judge_answer`."""
+        await self._write()
+        judged = await asyncio.to_thread(self._store.judge_answer, request_id, correct, self._clock())
+        await self._refresh()
+        return judged
+
+    async def look_at_gallery(self) -> GalleryState:
+        """Which items there are now."""
+        sketcher = Sketcher()
+        async for items in self._gallery.scan():
+            await asyncio.to_thread(sketcher.add, items)
+        self._state = sketcher.state()
+        return self._state
+
+    async def _loop(self) -> None:
+        counted = sketched = time.monotonic()
+        while True:
+            await asyncio.sleep(TICK_S)
+            try:
+                await self._write()
+                await self._refresh()
+                now = time.monotonic()
+                if self._known and now - counted >= COUNT_EVERY_S:
+                    counted = now
+                    items = await self._gallery.count()
+                    if self._state is None or items != self._state.items or now - sketched >= SKETCH_EVERY_S:
+                        await self.look_at_gallery()
+                        sketched = time.monotonic()
+            except Exception as error:
+                self._logger.error("policies could not be looked after", exc_info=error)
+
+    async def _write(self) -> None:
+        answers, values = self._answers, self._values
+        if not answers and not values:
+            return
+        self._answers, self._values = [], defaultdict(list)
+        try:
+            await asyncio.to_thread(self._store.record, answers, values, self._clock())
+        except Exception:
+            self._answers[:0] = answers  # for the next try
+            raise
+
+    async def _refresh(self) -> None:
+        self._known = await asyncio.to_thread(self._read)
+        for name in self._known:
+            standing = self.standing(name)
+            for status in ("valid", "stale", "alarm"):
+                self._metrics.policy_status.labels(name, status).set(status == standing.status)
+
+    def _read(self) -> dict[str, _Known]:
+        return {
+            name: _Known(
+                policy,
+                {
+                    target: self._store.audited(name, target)
+                    for target in (Target(each.alpha, each.delta) for each in policy.certificates)
+                },
+                self._store.watched(name),
+            )
+            for name, policy in self._store.policies().items()
+        }
+
+    def _why_stale(self, policy: Policy) -> list[str]:
+        if policy.bundle_hash != self._bundle_hash:
+            return ["it was certified with another bundle"]
+        if self._state is None:
+            return []
+        changed = self._state.changed_since(policy.gallery)
+        if changed <= self._max_change:
+            return []
+        return [
+            f"{100 * changed:.0f} % of the gallery has changed since: {policy.gallery.items} items then, "
+            f"{self._state.items} now"
+        ]
+
+    def _of(self, name: str) -> _Known:
+        known = self._known.get(name)
+        if known is None:
+            raise _unknown(name)
+        return known
+
+
+def _unknown(name: str) -> UnknownPolicy:
+    return UnknownPolicy(f"there is no policy {name!r}; GET /policies lists those there are")
+
+
+def as_dict(
+    policy: Policy, standing: Standing, audits: Mapping[Target, Audited], watched: Mapping[str, Watched]
+) -> dict[str, Any]:
+    """What is said of a policy."""
+    return {
+        "name": policy.name,
+        "created": policy.created,
+        "status": standing.status,
+        "status_reasons": list(standing.reasons),
+        "bundle_hash": policy.bundle_hash,
+        "gallery": {"items": policy.gallery.items, "hash": policy.gallery.hash},
+        "inputs": list(policy.confidence.inputs),
+        "label_field": policy.grouping.label_field,
+        "group_field": policy.grouping.group_field,
+        "targets": [_target(policy, target, audited) for target, audited in audits.items()],
+        "quality": {
+            "queries": policy.quality.queries,
+            "base_risk": policy.quality.base_risk,
+            "r_auroc": policy.quality.r_auroc,
+            "ece": policy.quality.ece,
+            "reliability": [
+                {"predicted": predicted, "observed": observed, "queries": count}
+                for predicted, observed, count in zip(
+                    policy.quality.predicted, policy.quality.observed, policy.quality.count, strict=True
+                )
+            ],
+        },
+        "drift": {
+            name: {
+                "looks": each.looks,
+                "psi": each.last.psi if each.last else None,
+                "limit": each.last.limit if each.last else None,
+                "alarmed_at": each.alarmed_at,
+            }
+            for name, each in watched.items()
+        },
+    }
+
+
+def _target(policy: Policy, target: Target, audited: Audited) -> dict[str, Any]:
+    certificate = policy.certificate(target)
+    assert certificate is not None
+    return {
+        "alpha": target.alpha,
+        "delta": target.delta,
+        "feasible": certificate.feasible,
+        "threshold": certificate.threshold,
+        "coverage": certificate.coverage,
+        "labels": certificate.labels,
+        "accepted": certificate.accepted,
+        "wrong": round(certificate.loss),
+        "labels_needed": certificate.labels_needed,
+        "audits": {
+            "count": audited.audit.count,
+            "wrong": audited.audit.loss,
+            "e_value": audited.audit.e_value,
+            "shiryaev_roberts": audited.audit.shiryaev_roberts,
+            "alarmed_at": audited.alarmed_at,
+        },
+    }
