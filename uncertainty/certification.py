@@ -1,7 +1,7 @@
 """Thresholds with a guarantee: at most a share alpha of what is accepted is wrong, or the labels were a rare fluke.
 
 The fluke has probability delta at most. All of it holds for queries drawn independently from what will be asked,
-against the gallery they were labelled with. Labelled queries must not have chosen the score or the grid. Nothing but the
+against the gallery they were labelled with. Labelled queries must not have chosen the score or the grid. Only the
 test below makes a threshold: where it certifies none, the answer says so, and how many labels would be needed.
 
 Source: Angelopoulos et al., "Learn then test" (AOAS 2025), arXiv:2110.01052; Bretz et al., "A graphical approach to

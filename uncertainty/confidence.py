@@ -74,7 +74,7 @@ def fit_match_confidence(evidence: Mapping[str, Floats], wrong: Booleans) -> Mat
     scale = np.where(spread > 0, spread, 1.0)  # an input that is constant says nothing
     sign = np.asarray([1.0 if name in RISING else -1.0 for name in inputs])
     slope, intercept = fit_rising_logistic((rows - centre) / scale * sign, wrong)
-    return MatchConfidence(inputs, *map(_floats, (centre, scale, slope * sign)), intercept)
+    return MatchConfidence(inputs, _floats(centre), _floats(scale), _floats(slope * sign), intercept)
 
 
 def fit_rising_logistic(rows: Floats, positive: Booleans) -> tuple[NDArray[np.float64], float]:

@@ -20,7 +20,7 @@ HORIZON: Final = 20_000  # audits within which a healthy run raises an alarm wit
 
 @dataclass(frozen=True)
 class Reference:
-    """A score's distribution when all was well: `edges` (b - 1,) of bins, ascending, each one's `share`, of how many."""
+    """A score's distribution when all was well: ascending `edges` (b - 1,) of bins, the share of each, how many."""
 
     edges: tuple[float, ...]
     share: tuple[float, ...]

@@ -225,8 +225,8 @@ class PolicyStore:
         if row is None:
             return Audited(fresh, None)
         state = json.loads(row[0])
-        logs = {key: tuple(state[key]) for key in ("log_e", "log_m")}
-        return Audited(replace(fresh, count=state["count"], loss=state["loss"], **logs), row[1])
+        log_e, log_m = tuple(state["log_e"]), tuple(state["log_m"])
+        return Audited(replace(fresh, count=state["count"], loss=state["loss"], log_e=log_e, log_m=log_m), row[1])
 
     def _forget(self, database: sqlite3.Connection, name: str) -> bool:
         for table in ("audits", "windows"):

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from service.evidence import Grouping
-from service.policies.policy import POLICY, Labelled, PolicyError, Target, make_policy
+from service.policies.policy import POLICY, Labelled, Policy, PolicyError, Target, make_policy
 from tests.service.policies.factory import STATE, TARGET, labelled, policy
 
 
-def make(development: list[Labelled], certification: list[Labelled], targets: tuple[Target, ...] = (TARGET,)):
+def make(development: list[Labelled], certification: list[Labelled], targets: tuple[Target, ...] = (TARGET,)) -> Policy:
     return make_policy(
         "p",
         targets,
