@@ -31,6 +31,7 @@ COMMANDS: Final = (
     Command("calibrate", "scripts.calibrate", "compute reference percentiles and novelty statistics"),
     Command("export", "scripts.export", "write backbone, head and calibration as one bundle"),
     Command("lower-precision", "scripts.lower_precision", "make a faster bundle of one, if it says the same"),
+    Command("certify", "scripts.certify", "certify a running server's retrieval with labelled queries"),
     Command("fit", "scripts.fit", "from a folder of your images to a bundle, in one command"),
     Command(
         "bench-uncertainty", "scripts.bench_uncertainty", "compare all methods of uncertainty, with tables and plots"

@@ -55,7 +55,7 @@ class Asked:
 
 
 class Server:
-    """A candor server; each thread has a connection of its own.
+    """A candor server; each thread has a connection of its own, closed at the end of the block.
 
     Raises:
         UserError: by every method, where the server cannot be reached or refuses; the message says what it said.
@@ -67,6 +67,14 @@ class Server:
             raise UserError(f"--server: {url!r} is no http or https URL")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._own = threading.local()
+        self._opened: list[http.client.HTTPConnection] = []
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for connection in self._opened:
+            connection.close()
 
     def get(self, path: str) -> Any:
         """The JSON behind a path."""
@@ -100,6 +108,7 @@ class Server:
         if not hasattr(self._own, "connection"):
             kind = http.client.HTTPSConnection if self._address.scheme == "https" else http.client.HTTPConnection
             self._own.connection = kind(self._address.hostname or "", self._address.port, timeout=TIMEOUT_S)
+            self._opened.append(self._own.connection)
         connection: http.client.HTTPConnection = self._own.connection
         return connection
 
@@ -107,22 +116,22 @@ class Server:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage."""
     options = _arguments().parse_args(argv)
-    server = Server(options.server, options.api_key)
     queries = read_queries(options.queries)
-    asked = list(ask_all(server, queries, options.label_field, options.concurrency))
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "evidence.jsonl").write_text("".join(json.dumps(asdict(each)) + "\n" for each in asked))
-    development, certification = split(asked, options.development, options.seed)
-    print(f"{len(asked)} queries: {len(development)} fit the score, {len(certification)} certify", file=sys.stderr)
-    policy = server.post(
-        "/policies",
-        {
-            "name": options.name,
-            "targets": [{"alpha": alpha, "delta": delta} for alpha, delta in options.target],
-            "development": [_labelled(each) for each in development],
-            "certification": [_labelled(each) for each in certification],
-        },
-    )
+    with Server(options.server, options.api_key) as server:
+        asked = list(ask_all(server, queries, options.label_field, options.concurrency))
+        (options.out / "evidence.jsonl").write_text("".join(json.dumps(asdict(each)) + "\n" for each in asked))
+        development, certification = split(asked, options.development, options.seed)
+        print(f"{len(asked)} queries: {len(development)} fit the score, {len(certification)} certify", file=sys.stderr)
+        policy = server.post(
+            "/policies",
+            {
+                "name": options.name,
+                "targets": [{"alpha": alpha, "delta": delta} for alpha, delta in options.target],
+                "development": [_labelled(each) for each in development],
+                "certification": [_labelled(each) for each in certification],
+            },
+        )
     (options.out / "policy.json").write_text(json.dumps(policy, indent=1) + "\n")
     (options.out / "report.md").write_text(as_markdown(policy))
     plot(policy, options.out / "report.png")
