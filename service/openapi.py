@@ -96,6 +96,24 @@ def properties(model: type[BaseModel]) -> dict[str, Any]:
     return copy.deepcopy(model.model_json_schema()["properties"])
 
 
+def inlined(model: type[BaseModel]) -> dict[str, Any]:
+    """A model's JSON schema, the schemas of its parts in their places."""
+    schema = model.model_json_schema()
+    parts = schema.pop("$defs", {})
+
+    def inline(value: Any) -> Any:
+        if isinstance(value, list):
+            return [inline(each) for each in value]
+        if not isinstance(value, dict):
+            return value
+        if "$ref" in value:
+            return inline(parts[value["$ref"].rpartition("/")[2]])
+        return {name: inline(each) for name, each in value.items()}
+
+    inside: dict[str, Any] = inline(schema)
+    return inside
+
+
 class DescribedAPI(FastAPI):
     """An app whose document holds the problem's schema, which every endpoint refers to."""
 

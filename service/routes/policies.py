@@ -14,7 +14,7 @@ from service.errors import Malformed, NotFound, Problem
 from service.evidence import Grouping
 from service.intake import Submission, parse_options, read_submission
 from service.lifecycle import Services, services_of
-from service.openapi import errors
+from service.openapi import errors, inlined
 from service.policies.desk import as_dict
 from service.policies.policy import Labelled, Policy, PolicyError, Target, make_policy
 from service.policies.store import OtherVerdict, PolicyStoreError, UnknownAnswer
@@ -128,9 +128,7 @@ class Feedback(BaseModel):
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": {
-                "application/json": {"schema": NewPolicy.model_json_schema(ref_template="#/components/schemas/{model}")}
-            },
+            "content": {"application/json": {"schema": inlined(NewPolicy)}},
         }
     },
 )

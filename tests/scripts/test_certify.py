@@ -87,7 +87,7 @@ def test_labelled_images_become_a_policy_that_tells_right_from_wrong(
     assert "Policy shop" in capsys.readouterr().out
 
     with Client(base_url=server, timeout=60.0) as client:
-        options = {"policy": "shop", "alpha": 0.1}
+        options: dict[str, str | float] = {"policy": "shop", "alpha": 0.1}
         right, wrong = (client.post("/retrieve", content=png(seed), params=options).json() for seed in (3, KNOWN + 100))
     assert (right["decision"], right["guarantee"]["status"]) == ("match", "valid")
     assert wrong["decision"] == "abstain"
