@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from service.policies.policy import POLICY, Policy, Target
-from uncertainty.drift import Audit, Drift, drift
+from uncertainty.drift import LEVEL, Audit, Drift, drift
 
 WINDOW: Final = 500  # queries after which a window is compared with the reference
 KEEP_ANSWERS_S: Final = 30 * 24 * 3600.0  # for feedback
@@ -194,7 +194,6 @@ class PolicyStore:
     def _watch(
         self, database: sqlite3.Connection, policy: Policy, queries: Iterable[Mapping[str, float]], now: float
     ) -> None:
-        level_share = len(policy.references)
         for name, reference in policy.references.items():
             row = database.execute(
                 "SELECT counts, look, psi, limit_, alarmed_at FROM windows WHERE policy = ? AND input = ?",
@@ -208,7 +207,7 @@ class PolicyStore:
                 counts[reference.bin_of(query[name])] += 1
                 if sum(counts) == WINDOW:
                     look += 1
-                    found = drift(reference, counts, look, level=0.01 / level_share)
+                    found = drift(reference, counts, look, level=LEVEL / len(policy.references))
                     psi, limit, counts = found.psi, found.limit, [0] * len(counts)
                     alarmed_at = alarmed_at or (now if found.drifted else None)
             database.execute(

@@ -15,7 +15,7 @@ from service.evidence import Grouping
 from service.intake import Submission, parse_options, read_submission
 from service.lifecycle import Services, services_of
 from service.openapi import errors, inlined
-from service.policies.desk import as_dict
+from service.policies.describe import as_dict
 from service.policies.policy import Labelled, Policy, PolicyError, Target, make_policy
 from service.policies.store import OtherVerdict, PolicyStoreError, UnknownAnswer
 from service.schemas import Deleted, FeedbackAnswer, PoliciesBody, PolicyBody
