@@ -1,9 +1,11 @@
 """The application: state is built here, handed down, and taken apart in the reverse order."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Final
 
 from fastapi import FastAPI
@@ -14,7 +16,7 @@ from service.errors import leave_errors_to_front
 from service.evidence import Grouping
 from service.front import Front
 from service.gallery import open_gallery
-from service.gallery.base import Gallery, GalleryError
+from service.gallery.base import Gallery, GalleryError, GalleryUnavailable
 from service.lifecycle import Lifecycle, Services
 from service.openapi import DescribedAPI, describe
 from service.pipeline import Pipeline
@@ -25,6 +27,7 @@ from service.session import Session, SessionError, open_session
 from service.settings import Settings, policies_path
 from service.telemetry import Logger, Metrics, make_metrics, name_model, name_tuning, stderr_logger
 
+REACH_AGAIN_S: Final = 2.0
 REFUSALS: Final = (
     BundleError,
     SessionError,
@@ -34,7 +37,12 @@ REFUSALS: Final = (
 
 
 async def _open_gallery(bundle: Bundle, settings: Settings) -> Gallery:
-    return await open_gallery(settings.gallery, dimension=bundle.manifest.dimension, bundle_hash=bundle.hash)
+    return await open_gallery(
+        settings.gallery,
+        dimension=bundle.manifest.dimension,
+        bundle_hash=bundle.hash,
+        options=settings.engine_options,
+    )
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ async def _live(
     """Load, serve until told to stop, close; a failure to load is left where probes and `main` find it."""
     try:
         async with AsyncExitStack() as stack:
-            lifecycle.services = await _load(stack, settings, openers, metrics, logger)
+            lifecycle.services = await _load(stack, settings, openers, metrics, logger, stop)
             _log_ready(lifecycle.services)
             lifecycle.loaded.set()
             await stop.wait()
@@ -93,11 +101,11 @@ async def _live(
 
 
 async def _load(
-    stack: AsyncExitStack, settings: Settings, openers: Openers, metrics: Metrics, logger: Logger
+    stack: AsyncExitStack, settings: Settings, openers: Openers, metrics: Metrics, logger: Logger, stop: asyncio.Event
 ) -> Services:
     bundle = await asyncio.to_thread(load_bundle, settings.bundle)
     session = await asyncio.to_thread(openers.session, bundle, settings)
-    store = await openers.gallery(bundle, settings)
+    store = await _open_when_reachable(partial(openers.gallery, bundle, settings), stop, logger)
     stack.push_async_callback(store.close)
     pipeline = Pipeline(bundle, session, settings, metrics, logger)
     stack.push_async_callback(pipeline.close)
@@ -107,6 +115,20 @@ async def _load(
     stack.push_async_callback(kept.close)
     grouping = Grouping(settings.label_field, settings.group_field)
     return Services(settings, bundle, session, pipeline, store, kept, grouping, metrics, logger)
+
+
+async def _open_when_reachable(open_: Callable[[], Awaitable[Gallery]], stop: asyncio.Event, logger: Logger) -> Gallery:
+    """The gallery; an engine that cannot be reached yet is tried again until told to stop."""
+    while True:
+        try:
+            return await open_()
+        except GalleryUnavailable as error:
+            logger.warning("waiting for the gallery", error=str(error))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REACH_AGAIN_S):
+                    await stop.wait()
+            if stop.is_set():
+                raise
 
 
 async def _open_policies(

@@ -11,9 +11,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from models.images import ImageError
-from service.gallery.base import FilterError, GalleryError
+from service.gallery.base import FilterError, GalleryError, GalleryUnavailable
 
 PROBLEM_JSON = "application/problem+json"
+GALLERY_RETRY_S = 2.0
 
 
 class Problem(Exception):
@@ -180,6 +181,14 @@ class Unavailable(Problem):
     title = "The server takes no requests now"
 
 
+class GalleryUnreachable(Problem):
+    """The gallery's engine cannot be reached or gives no answer; a write may have happened or not: send it again."""
+
+    status = 503
+    type = "gallery_unavailable"
+    title = "The gallery cannot be reached"
+
+
 class DeadlineExceeded(Problem):
     """The answer was not ready in time."""
 
@@ -226,6 +235,8 @@ def as_problem(error: Exception) -> Problem | None:
             return error
         case FilterError():
             return InvalidFilter(str(error))
+        case GalleryUnavailable():
+            return GalleryUnreachable(str(error), headers=retry_after(GALLERY_RETRY_S))
         case GalleryError():
             return GalleryFailed(str(error))
         case HTTPException():

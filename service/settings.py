@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.bundle import DEFAULT_BUNDLE
+from service.gallery.options import Consistency, EngineOptions
 
 PREFIX = "CANDOR_"
 MIB = 2**20
@@ -55,7 +56,43 @@ class Settings(BaseSettings):
     gallery: str = Field(
         default="candor-gallery",
         min_length=1,
-        description="Gallery: a folder (relative to where the server starts) or a URL such as `s3://bucket/path`.",
+        description="Gallery: a folder (relative to where the server starts) or a URL: `s3://bucket/path`, "
+        "`postgresql://host/database`, `milvus://host:19530/collection` (docs/gallery.md).",
+    )
+    gallery_user: str | None = Field(
+        default=None, min_length=1, description="Name to log in to PostgreSQL or Milvus with, in place of the URL's."
+    )
+    gallery_password: SecretStr | None = Field(
+        default=None, min_length=1, description="Password to log in with, in place of the URL's."
+    )
+    gallery_tls: bool | None = Field(
+        default=None,
+        description="`true`: encrypted, and the server's certificate verified; `false`: plain; else as the URL says.",
+    )
+    gallery_ca: Path | None = Field(
+        default=None, description="PEM file of authorities for the server's certificate, in place of the system's."
+    )
+    gallery_certificate: Path | None = Field(
+        default=None, description="PEM file of this client's certificate, where PostgreSQL or Milvus asks for one."
+    )
+    gallery_key: Path | None = Field(default=None, description="PEM file of the client certificate's private key.")
+    gallery_pool: int = Field(default=8, ge=1, le=1024, description="Most connections of a worker to PostgreSQL.")
+    gallery_timeout_s: float = Field(
+        default=10.0, gt=0, description="Seconds that one call of PostgreSQL or Milvus may take (503 beyond)."
+    )
+    gallery_table: str = Field(
+        default="candor_items", min_length=1, max_length=48, description="PostgreSQL's table; made if it is not there."
+    )
+    gallery_replicas: int = Field(
+        default=1, ge=1, le=64, description="Copies of Milvus's collection in memory, for more queries a second."
+    )
+    gallery_consistency: Consistency | None = Field(
+        default=None,
+        description="What a search of Milvus sees: `strong`: all that anybody wrote; `session`: all that this process "
+        "wrote; `bounded`: what is there by then. Unset: `strong` with several workers, else `session`.",
+    )
+    gallery_storage: dict[str, str] = Field(
+        default={}, description="What an object store needs, as a JSON object of LanceDB's storage options."
     )
     device: Device = Field(
         default=Device.AUTO,
@@ -162,6 +199,25 @@ class Settings(BaseSettings):
                 f"CANDOR_QUEUE_IMAGES ({self.queue_images}), or such a request could never be admitted"
             )
         return self
+
+    @property
+    def engine_options(self) -> EngineOptions:
+        """How the gallery's engine is reached and kept."""
+        alone = Consistency.SESSION if self.workers == 1 else Consistency.STRONG
+        return EngineOptions(
+            user=self.gallery_user,
+            password=self.gallery_password.get_secret_value() if self.gallery_password else None,
+            tls=self.gallery_tls,
+            ca=self.gallery_ca,
+            certificate=self.gallery_certificate,
+            key=self.gallery_key,
+            pool=self.gallery_pool,
+            timeout_s=self.gallery_timeout_s,
+            table=self.gallery_table,
+            replicas=self.gallery_replicas,
+            consistency=self.gallery_consistency or alone,
+            storage=self.gallery_storage,
+        )
 
     @property
     def queue_per_worker(self) -> int:

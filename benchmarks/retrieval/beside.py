@@ -24,8 +24,8 @@ from benchmarks.retrieval.served import ServedTask, gallery_server, served_round
 from benchmarks.retrieval.wire import get, item_id, upsert_request
 from benchmarks.server_process import Server
 from benchmarks.worker import Worker, worker
-from service.gallery.maintenance import vector_index
-from service.gallery.rows import TABLE
+from service.gallery.lance.maintenance import vector_index
+from service.gallery.lance.table import TABLE
 
 PROBES_PER_SECOND = 100.0
 WRITES_PER_SECOND = 10.0

@@ -19,9 +19,11 @@ from benchmarks.retrieval.data import Condition, K, Vectors
 from benchmarks.retrieval.filling import BY_HAND
 from benchmarks.retrieval.measure import memory_mib, search_figures
 from benchmarks.retrieval.wire import row_of
-from service.gallery.filters import literal, parse_filter, to_sql
-from service.gallery.lance import EF_SEARCH, REFINE_FACTOR, LanceOptions, open_lance_gallery
-from service.gallery.rows import MATCH_COLUMNS, TABLE
+from service.gallery.checked import CheckedGallery
+from service.gallery.filters import parse_filter
+from service.gallery.lance.engine import EF_SEARCH, REFINE_FACTOR, LanceOptions, open_lance_engine
+from service.gallery.lance.sql import literal, to_sql
+from service.gallery.lance.table import MATCH_COLUMNS, TABLE
 
 Way = Literal["gallery", "lancedb"]
 Search = Callable[[Vectors], Awaitable[list[str]]]
@@ -57,9 +59,10 @@ def engine_round(task: EngineTask) -> dict[str, Any]:
 
 @asynccontextmanager
 async def _candor_gallery(task: EngineTask, dimension: int) -> AsyncIterator[Search]:
-    gallery = await open_lance_gallery(
+    engine = await open_lance_engine(
         str(task.folder), dimension=dimension, bundle_hash=task.bundle_hash, options=LanceOptions(upkeep=BY_HAND)
     )
+    gallery = CheckedGallery(engine, dimension)
 
     async def search(query: Vectors) -> list[str]:
         condition = task.condition

@@ -13,8 +13,9 @@ from benchmarks.retrieval.data import blocks, make_payload
 from benchmarks.retrieval.measure import folder_mib
 from benchmarks.retrieval.wire import item_id
 from service.gallery.base import Item
-from service.gallery.lance import LanceGallery, LanceOptions, open_lance_gallery
-from service.gallery.maintenance import Upkeep
+from service.gallery.checked import CheckedGallery
+from service.gallery.lance.engine import LanceEngine, LanceOptions, open_lance_engine
+from service.gallery.lance.maintenance import Upkeep
 
 NEVER = 10**9
 RECORD_EVERY = 10  # blocks, between two records of how far the fill has come
@@ -71,7 +72,7 @@ def fill_gallery(corpus_folder: Path, rows: int, bundle_hash: str, folder: Path,
 
 
 async def _fill(files: Files, rows: int, bundle_hash: str, folder: Path, done: Progress) -> Progress:
-    gallery = await _open(files.corpus.dimension, bundle_hash, folder, FILLING)
+    gallery = CheckedGallery(await _open(files.corpus.dimension, bundle_hash, folder, FILLING), files.corpus.dimension)
     try:
         for number, (start, stop) in enumerate(blocks(rows, done.rows), start=1):
             items = make_items(files, start, stop)
@@ -87,15 +88,15 @@ async def _fill(files: Files, rows: int, bundle_hash: str, folder: Path, done: P
 
 async def _index(dimension: int, bundle_hash: str, folder: Path, done: Progress) -> Progress:
     before = folder_mib(folder / "indexed")
-    gallery = await _open(dimension, bundle_hash, folder, BY_HAND)
+    engine = await _open(dimension, bundle_hash, folder, BY_HAND)
     try:
         started = time.perf_counter()
-        await gallery.maintain()
+        await engine.maintain()
         index_s = time.perf_counter() - started
-        indexed = (await gallery.stats()).vector_index
-        await gallery.maintain()  # which deletes what the first left behind
+        indexed = engine.approximate
+        await engine.maintain()  # which deletes what the first left behind
     finally:
-        await gallery.close()
+        await engine.close()
     return replace(
         done,
         index_s=index_s,
@@ -105,9 +106,9 @@ async def _index(dimension: int, bundle_hash: str, folder: Path, done: Progress)
     )
 
 
-async def _open(dimension: int, bundle_hash: str, folder: Path, upkeep: Upkeep) -> LanceGallery:
+async def _open(dimension: int, bundle_hash: str, folder: Path, upkeep: Upkeep) -> LanceEngine:
     options = LanceOptions(upkeep=upkeep)
-    return await open_lance_gallery(
+    return await open_lance_engine(
         str(folder / "indexed"), dimension=dimension, bundle_hash=bundle_hash, options=options
     )
 

@@ -15,6 +15,10 @@ class GalleryError(Exception):
     """A gallery that must not be opened or written to; the message says why and what to do."""
 
 
+class GalleryUnavailable(GalleryError):
+    """The engine cannot be reached or does not answer in time; a write may or may not have happened. Try again."""
+
+
 class FilterError(ValueError):
     """A filter the gallery cannot read; the message names the part at fault."""
 
@@ -95,8 +99,14 @@ class Gallery(Protocol):
     async def count(self, where: Filter | None = None) -> int:
         """Number of items, or of those that pass the filter."""
 
+    async def walk(self, after: str | None, limit: int) -> list[Item]:
+        """The first `limit` items in order of id, of those that come after one id, or of all."""
+
     def scan(self) -> AsyncIterator[list[tuple[str, float]]]:
         """Id and uncertainty of every item, some at a time, in no order."""
+
+    async def maintain(self) -> None:
+        """Do now what makes searches fast after many writes, and is else done in the background."""
 
     async def close(self) -> None:
         """Finish what was accepted and let go of the files."""

@@ -1,4 +1,4 @@
-"""The JSON filter language: parsed into a small tree, checked in Python, compiled to SQL.
+"""The JSON filter language: parsed into a small tree, and checked in Python; each engine compiles it to its own.
 
 A filter is an object of conditions that must all hold:
 
@@ -12,11 +12,11 @@ A dotted path walks into objects, and through lists into their elements, so a fi
 text, number, true/false or null, and only values of one kind are comparable: 1 is neither true nor "1". Numbers are
 compared as float64, as other JSON readers do, so 1 equals 1.0.
 
-Why this shape in the table: any payload field can be filtered on without being declared, and SQL must give exactly the
-answer of `passes`, or a search could drop matches. The engine's own JSON functions need a binary column and coerce
-between kinds, so each payload is flattened into list columns instead: `tokens` holds "value:path" of every value for
-equality, and the pairs `number_paths`/`numbers` and `text_paths`/`texts` hold the fields of one value for ranges.
-Everything then is a prefilter in SQL: nothing is left to check on lists of candidates, so no list can come back short.
+Any payload field can be filtered on without being declared, and an engine must give exactly the answer of `passes`, or
+a search could drop matches. Engines' own JSON functions coerce between kinds, so each payload is flattened (`Fields`):
+`tokens` holds "value:path" of every value for equality, and the pairs `number_paths`/`numbers` and `text_paths`/`texts`
+hold the fields of one value for ranges. Everything then is a prefilter in the engine: nothing is left to check on lists
+of candidates, so no list can come back short.
 """
 
 import json
@@ -34,7 +34,7 @@ MAX_CONDITIONS = 64
 MAX_VALUES = 1000
 MAX_DEPTH = 32
 
-_SYMBOLS: Mapping[Operator, str] = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
+SYMBOLS: Mapping[Operator, str] = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 _OPERATORS = ("any", "ne", "gt", "gte", "lt", "lte")
 
 
@@ -75,7 +75,7 @@ class Where:
 
 @dataclass(frozen=True)
 class Fields:
-    """A payload flattened for the table: see the module's docstring."""
+    """A payload flattened for an engine: see the module's docstring."""
 
     tokens: tuple[str, ...]
     number_paths: tuple[str, ...]
@@ -221,7 +221,7 @@ def _payload_number(value: float, path: str) -> float:
 
 
 def flatten(payload: Payload) -> Fields:
-    """A payload's fields as the table holds them.
+    """A payload's fields as an engine keeps them.
 
     Raises:
         ValueError: as `payload_values`.
@@ -231,7 +231,7 @@ def flatten(payload: Payload) -> Fields:
     numbers = [(path, value) for path, value in single if isinstance(value, float)]
     texts = [(path, value) for path, value in single if isinstance(value, str)]
     return Fields(
-        tokens=tuple(dict.fromkeys(_token(path, value) for path, found in values.items() for value in found)),
+        tokens=tuple(dict.fromkeys(token(path, value) for path, found in values.items() for value in found)),
         number_paths=tuple(path for path, _ in numbers),
         numbers=tuple(number for _, number in numbers),
         text_paths=tuple(path for path, _ in texts),
@@ -239,13 +239,13 @@ def flatten(payload: Payload) -> Fields:
     )
 
 
-def _token(path: str, value: Scalar) -> str:
+def token(path: str, value: Scalar) -> str:
     """`value:path`; a JSON value ends by itself, so no two pairs share a token."""
     return f"{json.dumps(value, ensure_ascii=False)}:{path}"
 
 
 def passes(where: Where, payload: Payload) -> bool:
-    """Whether a payload meets every condition: what the SQL must agree with."""
+    """Whether a payload meets every condition: what every engine must agree with."""
     if not where.conditions:
         return True
     values = payload_values(payload)
@@ -273,40 +273,3 @@ def _in_order(value: Scalar, operator: Operator, bound: str | float) -> bool:
         return False
     left, right = cast(float, value), cast(float, bound)
     return {"gt": left > right, "gte": left >= right, "lt": left < right, "lte": left <= right}[operator]
-
-
-def to_sql(where: Where) -> str | None:
-    """The predicate over the columns of `Fields` that holds exactly where `passes` does, or None for everything."""
-    return " AND ".join(_condition_sql(condition) for condition in where.conditions) or None
-
-
-def _condition_sql(condition: Condition) -> str:
-    match condition:
-        case OneOf():
-            wanted = ", ".join(quote(_token(condition.path, value)) for value in condition.values)
-            return f"array_has_any(tokens, [{wanted}])"
-        case NotEqual():
-            return f"NOT array_has(tokens, {quote(_token(condition.path, condition.value))})"
-        case Compare():
-            kind = "text" if isinstance(condition.bound, str) else "number"
-            place = f"CAST(array_position({kind}_paths, {quote(condition.path)}) AS BIGINT)"
-            bound = literal(condition.bound)
-            return f"array_element({kind}s, {place}) {_SYMBOLS[condition.operator]} {bound}"
-        case _:
-            assert_never(condition)
-
-
-def literal(value: str | float) -> str:
-    """A text or finite number as SQL."""
-    return quote(value) if isinstance(value, str) else f"CAST({quote(repr(float(value)))} AS DOUBLE)"
-
-
-def quote(text: str) -> str:
-    """A text as SQL.
-
-    Raises:
-        ValueError: for NUL, which SQL cannot hold.
-    """
-    if "\0" in text:
-        raise ValueError(f"{text!r} holds a NUL character")
-    return "'" + text.replace("'", "''") + "'"

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from service.gallery.base import GalleryError
+from service.gallery.base import GalleryError, GalleryUnavailable
+from service.gallery.filters import Where
 from service.gallery.rows import Row
 
 MAX_GROUP_ROWS = 1024
@@ -28,9 +28,9 @@ class Delete:
 
 @dataclass(frozen=True)
 class DeleteWhere:
-    """Delete every row this SQL holds for."""
+    """Delete every item that passes."""
 
-    sql: str
+    where: Where
 
 
 Write = Upsert | Delete | DeleteWhere
@@ -87,7 +87,6 @@ class GroupWriter:
         self._commit = commit
         self._waiting: deque[tuple[Write, asyncio.Future[int]]] = deque()
         self._task: asyncio.Task[None] | None = None
-        self._committing = asyncio.Lock()
         self._closed = False
 
     async def submit(self, write: Write) -> int:
@@ -112,17 +111,10 @@ class GroupWriter:
         if self._task is not None:
             await self._task
 
-    @asynccontextmanager
-    async def held(self) -> AsyncIterator[None]:
-        """Let nothing be committed within the block; writes wait."""
-        async with self._committing:
-            yield
-
     async def _drain(self) -> None:
         while self._waiting:
-            async with self._committing:
-                if group := self._next_group():
-                    await self._commit_group(group)
+            if group := self._next_group():
+                await self._commit_group(group)
 
     def _next_group(self) -> list[tuple[Write, asyncio.Future[int]]]:
         group: list[tuple[Write, asyncio.Future[int]]] = []
@@ -165,6 +157,7 @@ def _size(write: Write) -> int:
 
 
 def _failure(error: Exception) -> GalleryError:
-    failure = GalleryError(f"the gallery could not store this: {error}")
+    kind = GalleryUnavailable if isinstance(error, GalleryUnavailable) else GalleryError
+    failure = kind(f"the gallery could not store this: {error}")
     failure.__cause__ = error
     return failure

@@ -27,7 +27,8 @@ from benchmarks.retrieval.peers import measure_peer
 from benchmarks.retrieval.plot import plot
 from benchmarks.retrieval.report import as_markdown
 from benchmarks.retrieval.wire import FOREIGN, get, post, retrieve_requests, row_of, rows_found, written
-from service.gallery.lance import LanceOptions, open_lance_gallery
+from service.gallery.checked import CheckedGallery
+from service.gallery.lance.engine import LanceOptions, open_lance_engine
 from service.routes.retrieve import RetrieveFields
 from service.vectors import unit_vector
 
@@ -212,9 +213,10 @@ def test_a_killed_fill_goes_on_where_it_was(
 
 
 async def first_match(folder: Path, files: Files) -> int:
-    gallery = await open_lance_gallery(
+    engine = await open_lance_engine(
         str(folder), dimension=DIMENSION, bundle_hash="sha256:x", options=LanceOptions(upkeep=filling.BY_HAND)
     )
+    gallery = CheckedGallery(engine, DIMENSION)
     found = await gallery.search(files.queries[0], 1)
     await gallery.close()
     return row_of(found.matches[0].id)

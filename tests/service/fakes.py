@@ -74,6 +74,12 @@ class FakeGallery:
     async def count(self, where: Filter | None = None) -> int:
         return len(await self._all(where))
 
+    async def walk(self, after: str | None, limit: int) -> list[Item]:
+        return [self.items[one] for one in sorted(self.items) if after is None or one > after][:limit]
+
+    async def maintain(self) -> None:
+        pass
+
     async def scan(self) -> AsyncIterator[list[tuple[str, float]]]:
         for item in self.items.values():
             yield [(item.id, item.uncertainty)]

@@ -1,22 +1,29 @@
-"""Galleries that live as long as one test."""
+"""Galleries that live as long as one test, on every engine that runs here."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from service.gallery.lance import LanceGallery, LanceOptions, open_lance_gallery
-from service.gallery.maintenance import Upkeep
-from tests.service.gallery.oracle import BUNDLE, DIMENSION
+from service.gallery.checked import CheckedGallery
+from tests.service.gallery.places import PLACES, Place
 
-BY_HAND = LanceOptions(upkeep=Upkeep(index_from_rows=1000, optimize_every=1_000_000, keep_versions_s=0.05))
+
+@pytest.fixture(scope="session", params=PLACES)
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """Where galleries of one engine can be opened; each test that asks for it runs on every engine."""
+    with PLACES[request.param](tmp_path_factory.mktemp(request.param)) as opened:
+        yield opened
 
 
 @pytest.fixture
-async def gallery(tmp_path: Path) -> AsyncIterator[LanceGallery]:
-    """An empty gallery whose upkeep happens only when a test calls `maintain`."""
-    opened = await open_lance_gallery(
-        str(tmp_path / "gallery"), dimension=DIMENSION, bundle_hash=BUNDLE, options=BY_HAND
-    )
+def location(place: Place) -> str:
+    """Of the test's own gallery."""
+    return place.fresh()
+
+
+@pytest.fixture
+async def gallery(place: Place, location: str) -> AsyncIterator[CheckedGallery]:
+    """An empty gallery whose upkeep happens only when a test calls `maintain`, if the engine can wait for that."""
+    opened = await place.open(location)
     yield opened
     await opened.close()

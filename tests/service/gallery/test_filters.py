@@ -1,9 +1,8 @@
-"""Filters: what the language takes, what it means, and that the SQL means the same."""
+"""Filters: what the language takes, what it means, and that every engine means the same."""
 
 import asyncio
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.gallery.base import FilterError, Item
-from service.gallery.filters import parse_filter, passes, payload_values, to_sql
-from service.gallery.lance import LanceGallery, open_lance_gallery
-from tests.service.gallery.conftest import BY_HAND
-from tests.service.gallery.oracle import BUNDLE, DIMENSION, vector_of
+from service.gallery.checked import CheckedGallery
+from service.gallery.filters import parse_filter, passes, payload_values
+from tests.service.gallery.oracle import vector_of
+from tests.service.gallery.places import Place
 
 PAYLOAD: dict[str, Any] = {
     "name": "it's",
@@ -119,11 +118,6 @@ def test_what_is_outside_the_language_is_named(where: Any, part: str) -> None:
         parse_filter(where)
 
 
-def test_no_conditions_mean_no_sql() -> None:
-    assert to_sql(parse_filter(None)) is None
-    assert to_sql(parse_filter({})) is None
-
-
 KEYS = st.sampled_from(["a", "b", "a.b", "it's", 'q"', "ü:", "x = 1 OR true --", "\\"])
 TEXTS = st.sampled_from(
     ["", "a", "b", "ab", "1.0", "true", "it's", "') OR true --", '"1.0:a', "\\'", "ü", "𝄞", "\n", "%"]
@@ -172,16 +166,15 @@ def cases(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[asyncio.Runner, LanceGallery]]:
+def table(place: Place) -> Iterator[tuple[asyncio.Runner, CheckedGallery]]:
     """One gallery for every example, and the loop it lives on."""
-    folder: Path = tmp_path_factory.mktemp("filters")
     with asyncio.Runner() as runner:
-        gallery = runner.run(open_lance_gallery(str(folder), dimension=DIMENSION, bundle_hash=BUNDLE, options=BY_HAND))
+        gallery = runner.run(place.open(place.fresh()))
         yield runner, gallery
         runner.run(gallery.close())
 
 
-def test_the_table_agrees_with_python_on_the_examples(table: tuple[asyncio.Runner, LanceGallery]) -> None:
+def test_the_table_agrees_with_python_on_the_examples(table: tuple[asyncio.Runner, CheckedGallery]) -> None:
     runner, gallery = table
     payloads = [PAYLOAD, {}, {"tags": [1, 2], "count": [3, 3], "zero": [0, "a"]}]
 
@@ -198,7 +191,7 @@ def test_the_table_agrees_with_python_on_the_examples(table: tuple[asyncio.Runne
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(case=cases())
 def test_the_table_agrees_with_python_on_any_payload_and_filter(
-    table: tuple[asyncio.Runner, LanceGallery], case: tuple[list[dict[str, Any]], list[dict[str, Any]]]
+    table: tuple[asyncio.Runner, CheckedGallery], case: tuple[list[dict[str, Any]], list[dict[str, Any]]]
 ) -> None:
     (runner, gallery), (payloads, wheres) = table, case
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service.gallery.base import FilterError, Found, Item, Removed
-from service.gallery.lance import LanceGallery
+from service.gallery.checked import CheckedGallery
 from tests.service.gallery.oracle import (
     DIMENSION,
     item,
@@ -15,11 +15,11 @@ from tests.service.gallery.oracle import (
 )
 
 
-async def test_an_empty_gallery_finds_nothing(gallery: LanceGallery) -> None:
+async def test_an_empty_gallery_finds_nothing(gallery: CheckedGallery) -> None:
     assert await gallery.search(vector_of("any"), 10, where={"a": 1}, min_score=0.5) == Found([], Removed())
 
 
-async def test_equal_vectors_come_in_order_of_id(gallery: LanceGallery) -> None:
+async def test_equal_vectors_come_in_order_of_id(gallery: CheckedGallery) -> None:
     ids = [f"copy-{n:02d}" for n in range(20)]
     await gallery.upsert([Item(one, vector_of("original"), 0.5, {}) for one in reversed(ids)])
     await gallery.upsert([item("other")])
@@ -28,7 +28,7 @@ async def test_equal_vectors_come_in_order_of_id(gallery: LanceGallery) -> None:
     assert len((await gallery.search(vector_of("original"), 5)).matches) == 5
 
 
-async def test_scores_stay_within_their_range(gallery: LanceGallery) -> None:
+async def test_scores_stay_within_their_range(gallery: CheckedGallery) -> None:
     vectors = [vector_of(f"v{n}") for n in range(200)]
     await gallery.upsert([Item(f"v{n}", vector, 0.5, {}) for n, vector in enumerate(vectors)])
     for vector in vectors[:20]:
@@ -37,14 +37,14 @@ async def test_scores_stay_within_their_range(gallery: LanceGallery) -> None:
         assert (await gallery.search(-vector, 200)).matches[-1].score >= -1.0
 
 
-async def test_uncertainty_is_compared_exactly_at_the_boundary(gallery: LanceGallery) -> None:
+async def test_uncertainty_is_compared_exactly_at_the_boundary(gallery: CheckedGallery) -> None:
     await gallery.upsert([item("at", uncertainty=0.02), item("beyond", uncertainty=1e300)])
     for bound, count in ((0.02, 1), (float(np.nextafter(0.02, 0)), 0), (np.inf, 1), (-np.inf, 0)):
         found = await gallery.search(vector_of("at"), 2, max_uncertainty=bound)
         assert len([match for match in found.matches if match.id == "at"]) == count
 
 
-async def test_removed_counts_each_item_under_the_first_condition_it_fails(gallery: LanceGallery) -> None:
+async def test_removed_counts_each_item_under_the_first_condition_it_fails(gallery: CheckedGallery) -> None:
     query = vector_of("query")
     away = unit(vector_of("away") - (vector_of("away") @ query) * query)
 
@@ -80,7 +80,7 @@ async def test_removed_counts_each_item_under_the_first_condition_it_fails(galle
     [np.zeros(DIMENSION), np.full(DIMENSION, np.nan), np.full(DIMENSION, np.inf), np.ones(DIMENSION + 1), np.ones(())],
     ids=["zeros", "nan", "infinite", "too long", "scalar"],
 )
-async def test_vectors_without_a_direction_are_refused(gallery: LanceGallery, vector: Any) -> None:
+async def test_vectors_without_a_direction_are_refused(gallery: CheckedGallery, vector: Any) -> None:
     with pytest.raises(ValueError, match=r"vector"):
         await gallery.search(vector, 1)
     with pytest.raises(ValueError, match=r"vector"):
@@ -88,7 +88,7 @@ async def test_vectors_without_a_direction_are_refused(gallery: LanceGallery, ve
     assert await gallery.count() == 0
 
 
-async def test_senseless_requests_are_refused(gallery: LanceGallery) -> None:
+async def test_senseless_requests_are_refused(gallery: CheckedGallery) -> None:
     query = vector_of("query")
     with pytest.raises(ValueError, match="limit"):
         await gallery.search(query, 0)
@@ -100,7 +100,7 @@ async def test_senseless_requests_are_refused(gallery: LanceGallery) -> None:
         await gallery.search(query, 1, where={"a": {"like": "b"}})
 
 
-async def test_pages_run_from_the_least_to_the_most_uncertain(gallery: LanceGallery) -> None:
+async def test_pages_run_from_the_least_to_the_most_uncertain(gallery: CheckedGallery) -> None:
     items = [item(f"i{n}", uncertainty=n % 4, colour="red" if n % 3 else "blue") for n in range(40)]
     await gallery.upsert(items)
     ordered = [one.id for one in sorted(items, key=lambda one: (one.uncertainty, one.id))]

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +9,8 @@ import pytest
 import pytest_asyncio
 
 from service.gallery.base import Found, Item, Match
-from service.gallery.lance import LanceGallery, open_lance_gallery
-from tests.service.gallery.conftest import BY_HAND
+from service.gallery.checked import CheckedGallery
 from tests.service.gallery.oracle import (
-    BUNDLE,
-    DIMENSION,
     expected_scores,
     item,
     items_in_clusters,
@@ -22,6 +18,7 @@ from tests.service.gallery.oracle import (
     unit,
     vector_of,
 )
+from tests.service.gallery.places import Place
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -47,23 +44,23 @@ def found_scores(found: Found) -> list[float]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def exact(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LanceGallery]:
+async def exact(place: Place) -> AsyncIterator[CheckedGallery]:
     """2000 items in clusters, no vector index: for reading only."""
-    async with _filled(tmp_path_factory.mktemp("exact")) as opened:
+    async with _filled(place) as opened:
         yield opened
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def indexed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LanceGallery]:
+async def indexed(place: Place) -> AsyncIterator[CheckedGallery]:
     """The same with a vector index; a test leaves it as it found it."""
-    async with _filled(tmp_path_factory.mktemp("indexed")) as opened:
+    async with _filled(place) as opened:
         await opened.maintain()
         yield opened
 
 
 @asynccontextmanager
-async def _filled(folder: Path) -> AsyncIterator[LanceGallery]:
-    opened = await open_lance_gallery(str(folder), dimension=DIMENSION, bundle_hash=BUNDLE, options=BY_HAND)
+async def _filled(place: Place) -> AsyncIterator[CheckedGallery]:
+    opened = await place.open(place.fresh())
     await opened.upsert(items_in_clusters(2000))
     yield opened
     await opened.close()
@@ -71,7 +68,7 @@ async def _filled(folder: Path) -> AsyncIterator[LanceGallery]:
 
 @pytest.mark.parametrize("conditions", CONDITIONS, ids=str)
 @pytest.mark.parametrize("limit", [10, 3000])
-async def test_small_gallery_answers_exactly(exact: LanceGallery, limit: int, conditions: dict[str, Any]) -> None:
+async def test_small_gallery_answers_exactly(exact: CheckedGallery, limit: int, conditions: dict[str, Any]) -> None:
     items = items_in_clusters(2000)
     for n in range(2):
         query = vector_of(f"query {n}")
@@ -85,9 +82,9 @@ async def test_small_gallery_answers_exactly(exact: LanceGallery, limit: int, co
 @pytest.mark.parametrize("conditions", CONDITIONS, ids=str)
 @pytest.mark.parametrize("limit", [10, 100])
 async def test_indexed_gallery_finds_nearly_all_and_never_too_few(
-    indexed: LanceGallery, limit: int, conditions: dict[str, Any]
+    indexed: CheckedGallery, limit: int, conditions: dict[str, Any]
 ) -> None:
-    assert (await indexed.stats()).vector_index
+    assert indexed._engine.approximate
     items = items_in_clusters(2000)
     found: list[bool] = []
     for n in range(4):
@@ -99,9 +96,8 @@ async def test_indexed_gallery_finds_nearly_all_and_never_too_few(
     assert np.mean(found or [True]) >= 0.95
 
 
-async def test_rows_newer_than_the_index_are_found(indexed: LanceGallery) -> None:
+async def test_rows_newer_than_the_index_are_found(indexed: CheckedGallery) -> None:
     await indexed.upsert([item("newcomer")])
-    assert (await indexed.stats()).unindexed_rows >= 1
     found = await indexed.search(vector_of("newcomer"), 1)
     assert found.matches[0].id == "newcomer"
     assert found.matches[0].score == pytest.approx(1.0, abs=1e-6)
@@ -109,7 +105,7 @@ async def test_rows_newer_than_the_index_are_found(indexed: LanceGallery) -> Non
     assert (await indexed.search(vector_of("newcomer"), 1)).matches[0].id != "newcomer"
 
 
-async def test_a_replaced_item_is_found_only_where_it_is_now(indexed: LanceGallery) -> None:
+async def test_a_replaced_item_is_found_only_where_it_is_now(indexed: CheckedGallery) -> None:
     before, after = vector_of("before"), vector_of("after")
     for vector in (before, after):
         await indexed.upsert([Item("moving", vector, 0.5, {})])
@@ -119,15 +115,15 @@ async def test_a_replaced_item_is_found_only_where_it_is_now(indexed: LanceGalle
 
 
 async def test_a_search_through_the_index_that_comes_back_short_is_done_again_exactly(
-    indexed: LanceGallery, monkeypatch: pytest.MonkeyPatch
+    indexed: CheckedGallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The index is made to forget every second match."""
-    nearest = indexed._nearest
+    nearest = indexed._engine.nearest
 
     async def forgetful(*args: Any, exact: bool) -> list[Match]:
         return (await nearest(*args, exact=exact))[:: 1 if exact else 2]
 
-    monkeypatch.setattr(indexed, "_nearest", forgetful)
+    monkeypatch.setattr(indexed._engine, "nearest", forgetful)
     items, query = items_in_clusters(2000), vector_of("query")
     for conditions in CONDITIONS:
         found = await indexed.search(query, 10, **conditions)

@@ -8,14 +8,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 
 from lancedb.index import BTree, HnswSq, IndexConfig, LabelList
 from lancedb.table import AsyncTable
 
-from service.gallery.disk import FileLock
+from service.gallery.lance.disk import FileLock
 
 logger = logging.getLogger(__name__)
 
@@ -75,13 +74,13 @@ class Maintenance:
         lock: FileLock,
         *,
         after: Callable[[], Awaitable[None]],
-        writes_held: Callable[[], AbstractAsyncContextManager[None]],
+        writing: asyncio.Lock,
     ) -> None:
         self._table = table
         self._upkeep = upkeep
         self._lock = lock
         self._after = after
-        self._writes_held = writes_held
+        self._writing = writing
         self._lost = False  # the last merge, to a write
         self._wake = asyncio.Event()
         self._merged = 0  # the version up to which everything is merged: each commit since left about one file
@@ -170,8 +169,8 @@ class Maintenance:
         """
         self.state = "merging files"
         before, own = await self._table.version(), self._own
-        hold, self._lost = self._writes_held if self._lost else contextlib.nullcontext, True
-        async with hold():
+        hold, self._lost = self._writing if self._lost else contextlib.nullcontext(), True
+        async with hold:
             await self._table.optimize(cleanup_older_than=timedelta(seconds=self._upkeep.keep_versions_s))
         self._lost = False
         after = await self._table.version()

@@ -1,15 +1,17 @@
 """Writes to a gallery until it is killed, and says what it has begun and what was acknowledged, a line each.
 
-Run by test_crash.py: `python -m tests.service.gallery.ingest FOLDER ROUND`.
+Run by test_crash.py: `python -m tests.service.gallery.lance.ingest FOLDER ROUND`.
 """
 
 import asyncio
 import sys
 
 from service.gallery.base import Item
-from service.gallery.lance import LanceGallery, LanceOptions, open_lance_gallery
-from service.gallery.maintenance import Upkeep
-from tests.service.gallery.oracle import BUNDLE, DIMENSION, vector_of
+from service.gallery.checked import CheckedGallery
+from service.gallery.lance.engine import LanceOptions
+from service.gallery.lance.maintenance import Upkeep
+from tests.service.gallery.lance.opened import open_lance
+from tests.service.gallery.oracle import vector_of
 
 OPTIONS = LanceOptions(
     upkeep=Upkeep(index_from_rows=200, optimize_every=12, keep_versions_s=0.2, tick_s=0.05, rest_per_work=1)
@@ -23,7 +25,7 @@ def stored(item_id: str, revision: int) -> Item:
     return Item(item_id, vector_of(name), float(len(name)), {"revision": revision, "name": name})
 
 
-async def write(gallery: LanceGallery, prefix: str) -> None:
+async def write(gallery: CheckedGallery, prefix: str) -> None:
     """Store item after item; replace every third once, and delete every fifth."""
     n = 0
     while True:
@@ -38,7 +40,7 @@ async def write(gallery: LanceGallery, prefix: str) -> None:
         n += 1
 
 
-async def put(gallery: LanceGallery, ids: list[str], revision: int) -> None:
+async def put(gallery: CheckedGallery, ids: list[str], revision: int) -> None:
     """Store that revision of each id in one call."""
     say(f"putting{revision}", ids)
     await gallery.upsert([stored(one, revision) for one in ids])
@@ -53,7 +55,7 @@ def say(event: str, ids: list[str]) -> None:
 
 async def main(folder: str, round_: str) -> None:
     """Several writers beside each other, until killed."""
-    gallery = await open_lance_gallery(folder, dimension=DIMENSION, bundle_hash=BUNDLE, options=OPTIONS)
+    gallery = await open_lance(folder, OPTIONS)
     await asyncio.gather(*(write(gallery, f"{round_}-{writer}") for writer in range(WRITERS)))
 
 

@@ -16,7 +16,7 @@ from lancedb.table import AsyncTable
 
 from service.cores import usable_cores
 from service.gallery.base import GalleryError
-from service.gallery.rows import BUNDLE_KEY, DIMENSION_KEY, FORMAT, FORMAT_KEY, TABLE
+from service.gallery.lance.table import BUNDLE_KEY, DIMENSION_KEY, FORMAT, FORMAT_KEY, TABLE
 
 ENGINE_SETTINGS: Final = {
     "LANCE_INCLUDE_VECTOR_CENTROIDS": "false",  # or the engine warns about its own default

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from service.gallery.lance import LanceGallery, open_lance_gallery
-from tests.service.gallery.conftest import BY_HAND
-from tests.service.gallery.ingest import stored
-from tests.service.gallery.oracle import BUNDLE, DIMENSION, same_item
+from service.gallery.checked import CheckedGallery
+from tests.service.gallery.lance.ingest import stored
+from tests.service.gallery.lance.opened import open_lance
+from tests.service.gallery.oracle import same_item
+from tests.service.gallery.places import BY_HAND
 
 KILLS = 5
 
@@ -44,7 +45,7 @@ class Told:
 
 def ingest_until_killed(folder: Path, round_: int, repository: Path) -> list[str]:
     """Lines of a process killed at some moment after its first acknowledgements."""
-    command = [sys.executable, "-m", "tests.service.gallery.ingest", str(folder), str(round_)]
+    command = [sys.executable, "-m", "tests.service.gallery.lance.ingest", str(folder), str(round_)]
     with subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines = list(islice(process.stdout, random.randint(100, 500)))
@@ -55,7 +56,7 @@ def ingest_until_killed(folder: Path, round_: int, repository: Path) -> list[str
     return lines
 
 
-async def check(gallery: LanceGallery, told: Told) -> None:
+async def check(gallery: CheckedGallery, told: Told) -> None:
     """Every acknowledged write holds, and every item there is one that somebody meant to store."""
     items = {one.id: one for one in await gallery.page(1_000_000)}
     assert len(items) == await gallery.count()
@@ -74,7 +75,7 @@ async def test_acknowledged_writes_survive_kill_9(tmp_path: Path, repository: Pa
     told = Told()
     for round_ in range(KILLS):
         told.read(ingest_until_killed(tmp_path, round_, repository))
-        gallery = await open_lance_gallery(str(tmp_path), dimension=DIMENSION, bundle_hash=BUNDLE, options=BY_HAND)
+        gallery = await open_lance(str(tmp_path), BY_HAND)
         await check(gallery, told)
         await gallery.upsert([stored(f"survivor-{round_}", 0)])
         told.begun[f"survivor-{round_}"] = told.acknowledged[f"survivor-{round_}"] = 0

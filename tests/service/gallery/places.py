@@ -1,0 +1,62 @@
+"""Places where a test's galleries can be: one for each engine, behind which a real server runs where it needs one."""
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Final
+
+from service.gallery import open_gallery
+from service.gallery.checked import CheckedGallery
+from service.gallery.lance.engine import LanceOptions, open_lance_engine
+from service.gallery.lance.maintenance import Upkeep
+from service.gallery.options import EngineOptions
+from tests.service.gallery.oracle import BUNDLE, DIMENSION
+
+BY_HAND = LanceOptions(upkeep=Upkeep(index_from_rows=1000, optimize_every=1_000_000, keep_versions_s=0.05))
+
+
+class Place(ABC):
+    """Where galleries of one engine can be opened, of D = `DIMENSION` and the bundle `BUNDLE` unless said."""
+
+    name: str
+    options: EngineOptions = EngineOptions()
+
+    @abstractmethod
+    def fresh(self) -> str:
+        """A location where there is no gallery yet."""
+
+    async def open(self, location: str, *, dimension: int = DIMENSION, bundle_hash: str = BUNDLE) -> CheckedGallery:
+        """The gallery there, whose upkeep happens only in `maintain`, if the engine can wait for that."""
+        gallery = await open_gallery(location, dimension=dimension, bundle_hash=bundle_hash, options=self.options)
+        assert isinstance(gallery, CheckedGallery)
+        return gallery
+
+
+class LancePlace(Place):
+    """Folders within one."""
+
+    name = "lancedb"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._numbers = itertools.count()
+
+    def fresh(self) -> str:
+        """A folder that is not there yet."""
+        return str(self._folder / f"gallery-{next(self._numbers)}")
+
+    async def open(self, location: str, *, dimension: int = DIMENSION, bundle_hash: str = BUNDLE) -> CheckedGallery:
+        """The gallery there."""
+        engine = await open_lance_engine(location, dimension=dimension, bundle_hash=bundle_hash, options=BY_HAND)
+        return CheckedGallery(engine, dimension)
+
+
+@contextmanager
+def lance(folder: Path) -> Iterator[Place]:
+    """LanceDB, which needs no server."""
+    yield LancePlace(folder)
+
+
+PLACES: Final[dict[str, Callable[[Path], AbstractContextManager[Place]]]] = {"lancedb": lance}
