@@ -34,6 +34,18 @@ class Place(ABC):
         return gallery
 
 
+class ServerPlace(Place):
+    """Where a server of the engine's own keeps the galleries: a real one, run by the tests."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End every process of the server at once, with SIGKILL; return once they are gone."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start the server again at the same address, with what it has on disk; return once it answers."""
+
+
 class LancePlace(Place):
     """Folders within one."""
 
