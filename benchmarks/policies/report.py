@@ -92,8 +92,9 @@ def as_markdown(result: Mapping[str, Any]) -> str:
 def _promises(found: Mapping[str, Any]) -> list[str]:
     agrees = "accept the same" if found["agrees"] else "DO NOT accept the same"
     lines = [
-        f"{found['galleries']} galleries of {found['items'][0]} items, {found['queries'][0]} queries each;",
-        f"{found['splits']} splits, {found['draws']} draws. {100 * found['base_risk']:.1f} % of best matches are wrong.",
+        f"{found['galleries']} galleries of {found['items'][0]} items and {found['queries'][0]} queries;",
+        f"{found['splits']} splits, {found['draws']} draws.",
+        f"{100 * found['base_risk']:.1f} % of best matches are wrong.",
         f"The server and the same policy made offline {agrees} test queries.",
         f"Calibration error of `p_correct` {found['ece']:.3f}.",
         "",

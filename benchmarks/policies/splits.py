@@ -112,5 +112,6 @@ def _of_sets(sets: Any, target: Target, test: Sequence[Asked]) -> dict[str, Any]
     missed: list[float | None] = []
     for part, k in enumerate(sets.k):
         inside = [test[position] for position in np.flatnonzero(place == part).tolist()]
-        missed.append(None if k is None else float(np.mean([target.loss(each.relevant[:k]) for each in inside])))
+        losses = [] if k is None else [target.loss(each.relevant[:k]) for each in inside]
+        missed.append(float(np.mean(losses)) if losses else None)
     return {"k_by_part": list(sets.k), "missed_by_part": missed}
