@@ -17,6 +17,7 @@ FOLLOWED: Final = TARGETS[0]
 GROWTH: Final = 3  # distractors for each item of the gallery
 BLUR: Final = 1 / 40  # of an image's width
 PATIENCE_S: Final = 60.0
+WRITTEN_AFTER_S: Final = 1.5  # a server writes what it has answered once a second
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def _phase(scene: Scene, queries: Sequence[Picture], pixels: Pixels, run: str, *
     answers = scene.follow(queries, pixels, run)
     accepted = [answer for answer in answers if answer.accepted]
     audits = _judge_until_alarm(scene.server, accepted)
+    time.sleep(WRITTEN_AFTER_S)
     said = scene.server.policy(NAME)
     return {
         "queries": len(answers),
@@ -100,7 +102,7 @@ def _phase(scene: Scene, queries: Sequence[Picture], pixels: Pixels, run: str, *
         "statuses": sorted({answer.status for answer in answers}),
         "audits_until_alarm": audits,
         "drifted": sorted(name for name, each in said["drift"].items() if each["alarmed_at"] is not None),
-        "looks": max(each["looks"] for each in said["drift"].values()),
+        "looks": max(each["looks"] for each in said["drift"].values()) if said["drift"] else 0,
         "status": said["status"],
         "reasons": said["status_reasons"],
     }
