@@ -20,7 +20,7 @@ from benchmarks.policies.asking import Asked, candor
 from benchmarks.policies.report import as_markdown, plot, summarise
 from benchmarks.policies.sets import Setting, encoded, part
 from benchmarks.policies.shifts import Scene, agrees, watch
-from benchmarks.policies.splits import outcome, redrawn, split
+from benchmarks.policies.splits import first_followed, outcome, redrawn, split
 from models.bundle import load_bundle
 
 
@@ -76,7 +76,7 @@ def _ask(setting: Setting, seed: int, bundle: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, candor(bundle, Path(folder)) as server:
         server.fill(parted.gallery, pixels)
         asked = server.evidence(parted.queries, pixels)
-        scene = Scene(server, setting, parted, asked, split(len(asked), seed))
+        scene = Scene(server, setting, parted, asked, first_followed(asked))
         return {
             "items": len(parted.gallery),
             "asked": [asdict(each) for each in asked],

@@ -139,7 +139,8 @@ def _ranking(found: Mapping[str, Any]) -> list[str]:
 
 def _watched(found: Mapping[str, Any]) -> list[str]:
     lines = [
-        "Watched over HTTP, alpha 0.1, for each gallery; every accepted answer judged until the alarm:",
+        "Watched over HTTP, alpha 0.1, for each gallery the first split that could be certified;",
+        "every accepted answer judged until the alarm:",
         "",
         "| what happens | queries | risk of accepted | audits until alarm | drifted inputs | status |",
         "|---|---|---|---|---|---|",
