@@ -76,6 +76,7 @@ class Policies:
         self._values: dict[str, list[Mapping[str, float]]] = defaultdict(list)
         self._state: GalleryState | None = None
         self._looked = 0.0
+        self._said: dict[str, Status] = {}
         self._version: int | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -210,10 +211,16 @@ class Policies:
         self._publish()
 
     def _publish(self) -> None:
+        """Set each policy's gauge, and warn of one whose promise no longer holds."""
         for name in self._known:
             standing = self.standing(name)
             for status in ("valid", "stale", "alarm"):
                 self._metrics.policy_status.labels(name, status).set(status == standing.status)
+            if standing.status not in ("valid", self._said.get(name)):
+                self._logger.warning(
+                    "a policy's promise may not hold", policy=name, status=standing.status, reasons=standing.reasons
+                )
+            self._said[name] = standing.status
 
     def _read(self) -> dict[str, _Known]:
         return {

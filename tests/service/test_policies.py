@@ -301,11 +301,14 @@ async def test_wrong_answers_raise_the_alarm(start: Start) -> None:
         after = (await ask(running, vector(1.0))).json()["guarantee"]
         ready = await running.client.get("/readyz")
         metrics = (await running.client.get("/metrics")).text
+        warnings = [line for line in running.log.getvalue().splitlines() if "promise may not hold" in line]
 
     assert not FeedbackAnswer.model_validate(verdicts[0]).alarm
     assert verdicts[-1] == {"policy": "shop", "counted": True, "audits": 60, "loss": 30.0, "alarm": True}
     assert (status["status"], after["status"]) == ("alarm", "alarm")
     assert "30 of 60 audited" in after["reasons"][0]
+    assert len(warnings) == 1  # however often it is looked at
+    assert '"status":"alarm"' in warnings[0].replace(" ", "")
     assert ready.status_code == 200
     assert 'candor_policy_status{policy="shop",status="alarm"} 1.0' in metrics
     assert 'candor_feedback_total{correct="false",policy="shop"} 30.0' in metrics
