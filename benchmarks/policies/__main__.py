@@ -20,7 +20,7 @@ from benchmarks.policies.asking import Asked, candor
 from benchmarks.policies.report import as_markdown, plot, summarise
 from benchmarks.policies.sets import Setting, encoded, part
 from benchmarks.policies.shifts import Scene, agrees, watch
-from benchmarks.policies.splits import first_followed, outcome, redrawn, split
+from benchmarks.policies.splits import outcome, redrawn, split, to_follow
 from models.bundle import load_bundle
 
 
@@ -63,7 +63,7 @@ def _gallery(setting: Setting, seed: int, options: argparse.Namespace) -> dict[s
     asked = [Asked(each["evidence"], tuple(each["relevant"])) for each in kept["asked"]]
     splits = [outcome(asked, split(len(asked), number)) for number in range(options.splits)]
     return {
-        **{name: kept[name] for name in ("items", "agrees", "watched")},
+        **{name: kept[name] for name in ("items", "followed", "agrees", "watched")},
         "queries": len(asked),
         "splits": splits,
         "redrawn": redrawn(asked, seed),
@@ -76,10 +76,11 @@ def _ask(setting: Setting, seed: int, bundle: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, candor(bundle, Path(folder)) as server:
         server.fill(parted.gallery, pixels)
         asked = server.evidence(parted.queries, pixels)
-        scene = Scene(server, setting, parted, asked, first_followed(asked))
+        scene = Scene(server, setting, parted, asked, *to_follow(asked))
         return {
             "items": len(parted.gallery),
             "asked": [asdict(each) for each in asked],
+            "followed": scene.target.alpha,
             "agrees": agrees(scene),
             "watched": watch(scene),
         }

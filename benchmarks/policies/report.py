@@ -20,6 +20,7 @@ def summarise(galleries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "queries": [gallery["queries"] for gallery in galleries],
         "splits": len(splits),
         "draws": len(redrawn),
+        "followed": [gallery["followed"] for gallery in galleries],
         "agrees": all(gallery["agrees"] for gallery in galleries),
         "base_risk": _mean([split["base_risk"] for split in splits]),
         "ece": _mean([split["ece"] for split in splits]),
@@ -139,8 +140,8 @@ def _ranking(found: Mapping[str, Any]) -> list[str]:
 
 def _watched(found: Mapping[str, Any]) -> list[str]:
     lines = [
-        "Watched over HTTP, alpha 0.1, for each gallery the first split that could be certified;",
-        "every accepted answer judged until the alarm:",
+        f"Watched over HTTP, for each gallery the first split that could be certified, at alpha "
+        f"{'; '.join(map(str, found['followed']))}; every accepted answer judged until the alarm:",
         "",
         "| what happens | queries | risk of accepted | audits until alarm | drifted inputs | status |",
         "|---|---|---|---|---|---|",

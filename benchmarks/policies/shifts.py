@@ -11,9 +11,9 @@ import numpy as np
 from benchmarks.policies.asking import Asked, Candor, Decided, Pixels
 from benchmarks.policies.sets import Parted, Picture, Setting, distractors, encoded
 from benchmarks.policies.splits import TARGETS, Split, policy_of
+from service.policies.promise import Target
 
 NAME: Final = "shop"
-FOLLOWED: Final = TARGETS[0]
 GROWTH: Final = 3  # distractors for each item of the gallery
 BLUR: Final = 1 / 40  # of an image's width
 PATIENCE_S: Final = 60.0
@@ -29,6 +29,7 @@ class Scene:
     parted: Parted
     asked: Sequence[Asked]
     split: Split
+    target: Target
 
     @property
     def test(self) -> list[Picture]:
@@ -47,10 +48,9 @@ class Scene:
         )
 
     def follow(self, queries: Sequence[Picture], pixels: Pixels, run: str) -> list[Decided]:
-        """Ask under the policy's first promise."""
-        return self.server.follow(
-            queries, pixels, run, policy=NAME, alpha=FOLLOWED.alpha, delta=FOLLOWED.delta, k=FOLLOWED.k
-        )
+        """Ask under the promise that is followed."""
+        target = self.target
+        return self.server.follow(queries, pixels, run, policy=NAME, alpha=target.alpha, delta=target.delta, k=1)
 
 
 def watch(scene: Scene) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def agrees(scene: Scene) -> bool:
     """Whether the server accepts exactly the test queries that the same policy made here accepts."""
     scene.certify()
     policy = policy_of(scene.asked, scene.split.development, scene.split.certification)
-    certificate = policy.certified[0].certificate
+    certificate = next(each.certificate for each in policy.certified if each.target == scene.target)
     assert certificate is not None
     here = [
         certificate.threshold is not None and policy.judge(scene.asked[place].evidence).score <= certificate.threshold

@@ -18,9 +18,11 @@ from uncertainty.metrics import r_auroc
 TARGETS: Final = (
     Target(0.10, 0.05),
     Target(0.05, 0.05),
+    Target(0.20, 0.05),
     Target(0.30, 0.05, 5),
     Target(0.20, 0.05, "adaptive"),
 )
+FOLLOWED: Final = (TARGETS[0], TARGETS[2])  # the first of these that can be certified is followed
 SHARES: Final = (0.15, 0.5)  # of development and certification; the rest is the test
 DRAWS: Final = 200  # of certification queries with replacement, for each gallery
 
@@ -41,17 +43,19 @@ def split(count: int, seed: int) -> Split:
     return Split(order[:first], order[first:second], order[second:])
 
 
-def first_followed(asked: Sequence[Asked], tries: int = 50) -> Split:
-    """The first split whose first promise could be certified.
+def to_follow(asked: Sequence[Asked], tries: int = 20) -> tuple[Split, Target]:
+    """The first split in which one of `FOLLOWED` can be certified, the first of them before the second, and which.
 
     Raises:
-        LookupError: where it could in none of so many.
+        LookupError: where none can in so many.
     """
-    for number in range(tries):
-        parts = split(len(asked), number)
-        if policy_of(asked, parts.development, parts.certification).certified[0].feasible:
-            return parts
-    raise LookupError(f"{TARGETS[0]} could be certified in none of {tries} splits")
+    parts = [split(len(asked), number) for number in range(tries)]
+    policies = [policy_of(asked, each.development, each.certification) for each in parts]
+    for target in FOLLOWED:
+        for each, policy in zip(parts, policies, strict=True):
+            if any(certified.feasible for certified in policy.certified if certified.target == target):
+                return each, target
+    raise LookupError(f"none of {', '.join(map(str, FOLLOWED))} could be certified in {tries} splits")
 
 
 def policy_of(asked: Sequence[Asked], development: NDArray[np.intp], certification: NDArray[np.intp]) -> Policy:
