@@ -4,6 +4,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Final
 
@@ -71,4 +72,19 @@ def lance(folder: Path) -> Iterator[Place]:
     yield LancePlace(folder)
 
 
-PLACES: Final[dict[str, Callable[[Path], AbstractContextManager[Place]]]] = {"lancedb": lance}
+def server(engine: str) -> Callable[[Path], AbstractContextManager[Place]]:
+    """What the module of that name in `servers` makes of a folder; imported only when it is asked for."""
+
+    def run(folder: Path) -> AbstractContextManager[Place]:
+        place: AbstractContextManager[Place] = getattr(
+            import_module(f"tests.service.gallery.servers.{engine}"), engine
+        )(folder)
+        return place
+
+    return run
+
+
+PLACES: Final[dict[str, Callable[[Path], AbstractContextManager[Place]]]] = {
+    "lancedb": lance,
+    "postgresql": server("postgresql"),
+}
