@@ -4,8 +4,9 @@ Each commit is one transaction, on disk before it is acknowledged. Any number of
 order of id, and what still gets into each other's way is tried again.
 
 Searches are exact scans until `Upkeep.index_from_rows`, then go through pgvector's HNSW index. It holds the embeddings
-at half precision: half the size, and the only one that takes more than 2,000 dimensions. A search takes twice as many
-items from it as it needs, and ranks them by the embeddings themselves.
+at half precision: smaller, and the only kind that takes more than 2,000 dimensions. A search takes more items from it
+than it needs, and ranks them by the embeddings themselves. pgvector's `relaxed_order` then finds more than
+`strict_order`, which drops what comes out of order when a filter makes it look further.
 """
 
 import math
@@ -25,9 +26,13 @@ from service.gallery.postgresql.table import COLUMNS, ITEM_COLUMNS, to_item, to_
 from service.gallery.rows import Row
 
 MIN_EF_SEARCH: Final = 200
-MAX_EF_SEARCH: Final = 1000  # pgvector's; for more matches it goes on by itself
-MAX_SCAN_TUPLES: Final = 100_000
-REFINE_FACTOR: Final = 2
+MAX_EF_SEARCH: Final = 1000  # pgvector's; for more items it goes on by itself
+REFINE_FACTOR: Final = 4
+MOST_MORE: Final = 300  # items beyond the limit
+INDEX_SETTINGS: Final = (
+    "SET LOCAL hnsw.iterative_scan = relaxed_order; SET LOCAL hnsw.max_scan_tuples = 20000; "
+    "SET LOCAL hnsw.scan_mem_multiplier = 4; SET LOCAL hnsw.ef_search = "
+)
 SCAN_PART: Final = 10_000
 
 
@@ -112,9 +117,14 @@ class PostgresEngine:
     ) -> list[Match]:
         """The `limit` items nearest to a unit (D,) vector that pass and are no more uncertain; in any order."""
         condition = _within(to_sql(where, first=3), max_uncertainty, number=3)
-        text = self._exact_sql(condition) if exact else self._approximate_sql(condition)
-        settings = PLAN_EACH if exact else _index_settings(limit)
-        records = await self._connections.fetch_planned(text, unit, limit, *condition.values, settings=settings)
+        values = (unit, limit, *condition.values)
+        if exact:
+            records = await self._connections.fetch_planned(self._exact_sql(condition), *values)
+        else:
+            candidates = limit + min((REFINE_FACTOR - 1) * limit, MOST_MORE)
+            ef = min(max(MIN_EF_SEARCH, candidates), MAX_EF_SEARCH)
+            text, settings = self._approximate_sql(condition, candidates), f"{PLAN_EACH}; {INDEX_SETTINGS}{ef}"
+            records = await self._connections.fetch_planned(text, *values, settings=settings)
         return [to_match(record) for record in records]
 
     async def scan(self) -> AsyncIterator[list[tuple[str, float]]]:
@@ -147,11 +157,11 @@ class PostgresEngine:
             f"WHERE {condition.text} ORDER BY distance LIMIT $2"
         )
 
-    def _approximate_sql(self, condition: Sql) -> str:
+    def _approximate_sql(self, condition: Sql, candidates: int) -> str:
         half = f"halfvec({self._dimension})"
         near = (
             f"SELECT id, uncertainty, payload, embedding FROM {self._table} WHERE {condition.text} "
-            f"ORDER BY embedding::{half} <=> $1::vector::{half} LIMIT {REFINE_FACTOR} * $2"
+            f"ORDER BY embedding::{half} <=> $1::vector::{half} LIMIT {candidates}"
         )
         return (
             f"SELECT id, uncertainty, payload, embedding <=> $1 AS distance FROM ({near}) AS near "
@@ -165,11 +175,3 @@ def _within(sql: Sql, max_uncertainty: float, *, number: int) -> Sql:
         return sql
     bound = f"uncertainty <= ${number + len(sql.values)}::float8"
     return Sql(f"{sql.text} AND {bound}", (*sql.values, max_uncertainty))
-
-
-def _index_settings(limit: int) -> str:
-    ef = min(MAX_EF_SEARCH, max(MIN_EF_SEARCH, REFINE_FACTOR * limit))
-    return (
-        f"{PLAN_EACH}; SET LOCAL hnsw.iterative_scan = strict_order; SET LOCAL hnsw.ef_search = {ef}; "
-        f"SET LOCAL hnsw.max_scan_tuples = {MAX_SCAN_TUPLES}"
-    )

@@ -15,7 +15,7 @@ MAX_NAME_BYTES: Final = 48  # of PostgreSQL's 63: the indexes' names begin with 
 MAX_DIMENSION: Final = 16_000  # of pgvector's type
 MAX_INDEXED_DIMENSION: Final = 4_000  # of its index, at half precision
 M: Final = 16
-EF_CONSTRUCTION: Final = 64
+EF_CONSTRUCTION: Final = 128
 COLUMNS: Final = (
     "id",
     "embedding",

@@ -38,6 +38,12 @@ class Place(ABC):
 class ServerPlace(Place):
     """Where a server of the engine's own keeps the galleries: a real one, run by the tests."""
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """Variables that make a candor server reach the engine as `options` do."""
+        named = {"USER": self.options.user, "PASSWORD": self.options.password}
+        return {f"CANDOR_GALLERY_{name}": value for name, value in named.items() if value is not None}
+
     @abstractmethod
     def kill(self) -> None:
         """End every process of the server at once, with SIGKILL; return once they are gone."""
@@ -88,3 +94,4 @@ PLACES: Final[dict[str, Callable[[Path], AbstractContextManager[Place]]]] = {
     "lancedb": lance,
     "postgresql": server("postgresql"),
 }
+SERVERS: Final = tuple(engine for engine in PLACES if engine != "lancedb")
