@@ -1,8 +1,9 @@
 """Where the server is, and how it is reached."""
 
+import re
 import ssl
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
@@ -10,6 +11,12 @@ import asyncpg
 from service.gallery.base import GalleryError
 from service.gallery.options import EngineOptions
 from service.gallery.postgresql.errors import translated
+
+HOST: Final = re.compile(r"(\[[^\]]*\]|[^:]*)(:\d+)?")
+URL_HELP: Final = (
+    "the URL of PostgreSQL cannot be read: write it as postgresql://user@host:5432/database, with special characters as "
+    "%XX, and put the password into CANDOR_GALLERY_PASSWORD"
+)
 
 
 @dataclass(frozen=True)
@@ -34,17 +41,28 @@ def address_of(url: str, options: EngineOptions) -> Address:
     """The address that a URL and options mean together.
 
     Raises:
-        GalleryError: where a certificate cannot be read.
+        GalleryError: for a URL or a certificate that cannot be read.
     """
     arguments = {"dsn": url, "user": options.user, "password": options.password, "ssl": _tls(options)}
-    return Address(_name(url), {key: value for key, value in arguments.items() if value is not None}, options.timeout_s)
+    return Address(
+        _name_of(url), {key: value for key, value in arguments.items() if value is not None}, options.timeout_s
+    )
 
 
-def _name(url: str) -> str:
-    """Host, port and database."""
-    parts = urlsplit(url)
-    hosts = parts.netloc.rpartition("@")[2] or ",".join(parse_qs(parts.query).get("host", ["localhost"]))
-    return hosts + parts.path.rstrip("/")
+def _name_of(url: str) -> str:
+    """Host, port and database, for messages.
+
+    Raises:
+        GalleryError: for a URL whose password would be read as another part of it, and then be told.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise GalleryError(URL_HELP) from None
+    hosts = parts.netloc.rpartition("@")[2]
+    if "@" in url.partition(parts.netloc)[2] or not all(HOST.fullmatch(host) for host in hosts.split(",")):
+        raise GalleryError(URL_HELP)
+    return (hosts or ",".join(parse_qs(parts.query).get("host", ["localhost"]))) + parts.path.rstrip("/")
 
 
 def _tls(options: EngineOptions) -> ssl.SSLContext | bool | None:

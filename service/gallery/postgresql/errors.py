@@ -22,10 +22,6 @@ PASSING: Final = (
     OSError,
 )
 MISUSE: Final = (asyncpg.DataError, asyncpg.ClientConfigurationError)
-URL_HELP: Final = (
-    "write it as postgresql://user@host:5432/database, with special characters as %XX, and put the password into "
-    "CANDOR_GALLERY_PASSWORD"
-)
 
 
 @contextlib.contextmanager
@@ -41,13 +37,11 @@ def translated(name: str) -> Iterator[None]:
     except TimeoutError as error:
         raise GalleryUnavailable(f"PostgreSQL at {name} did not answer in time") from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, ValueError) as error:
-        raise _translate(error, name) from (None if isinstance(error, asyncpg.ClientConfigurationError) else error)
+        raise _translate(error, name) from error
 
 
 def _translate(error: Exception, name: str) -> GalleryError:
     match error:
-        case asyncpg.ClientConfigurationError():  # whose text may hold a part of the password
-            return GalleryError(f"the URL of PostgreSQL cannot be read: {URL_HELP}")
         case ssl.SSLCertVerificationError():
             return GalleryError(
                 f"the certificate of PostgreSQL at {name} is not trusted ({error.verify_message}): set "
