@@ -2,7 +2,7 @@
 
 import re
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -14,8 +14,8 @@ from service.gallery.postgresql.errors import translated
 
 HOST: Final = re.compile(r"(\[[^\]]*\]|[^:]*)(:\d+)?")
 URL_HELP: Final = (
-    "the URL of PostgreSQL cannot be read: write it as postgresql://user@host:5432/database, with special characters as "
-    "%XX, and put the password into CANDOR_GALLERY_PASSWORD"
+    "the URL of PostgreSQL cannot be read: write it as postgresql://user@host:5432/database, with special characters "
+    "as %XX, and put the password into CANDOR_GALLERY_PASSWORD"
 )
 
 
@@ -24,7 +24,7 @@ class Address:
     """What `asyncpg` needs to connect, and the name that messages give the server: one without a password."""
 
     name: str
-    arguments: dict[str, Any]
+    arguments: dict[str, Any] = field(repr=False)
     timeout_s: float
 
     async def connect(self) -> Any:

@@ -69,9 +69,8 @@ async def test_two_tables_are_two_galleries(place: PostgresPlace, location: str)
 @pytest.mark.parametrize("comment", ["NULL", "'a note'", '\'{"candor": {"format": "0"}}\'', "'[]'"])
 async def test_a_foreign_table_does_not_open(place: PostgresPlace, location: str, comment: str) -> None:
     schema = schema_of(location)
-    place.server.sql(
-        f"CREATE TABLE {schema}.candor_items (id int); COMMENT ON TABLE {schema}.candor_items IS {comment}"
-    )
+    place.server.sql(f"CREATE TABLE {schema}.candor_items (id int)")
+    place.server.sql(f"COMMENT ON TABLE {schema}.candor_items IS {comment}")
     with pytest.raises(GalleryError, match="not a gallery of format 1; set CANDOR_GALLERY_TABLE"):
         await place.open(location)
 
