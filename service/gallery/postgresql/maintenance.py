@@ -7,7 +7,7 @@ advisory lock, which the server lets go of when a process dies, decides who buil
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,6 +25,8 @@ LOCK_SPACE: Final = 0x63616E64  # "cand": of the advisory locks, beside the tabl
 LOCK: Final = "SELECT pg_try_advisory_lock($1::bigint << 32 | to_regclass($2)::oid::bigint)"
 AGAIN_S: Final = 0.5
 LEAVE_S: Final = 2.0
+
+Fetch = Callable[..., Awaitable[list[Any]]]  # of the pool, where time limits hold, or of a connection without them
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Maintenance:
 
     async def start(self) -> None:
         """Learn what is there, and begin."""
-        self.indexed = await self._index_is_valid() is True
+        self.indexed = await self._index_is_valid(self._connections.fetch) is True
         self._task = asyncio.create_task(self._loop())
 
     async def close(self) -> None:
@@ -88,8 +90,8 @@ class Maintenance:
                 logger.warning("gallery upkeep put off: %s", error)
 
     async def _look(self) -> None:
-        self.indexed = await self._index_is_valid() is True
-        if self.indexed or not await self._is_due():
+        self.indexed = await self._index_is_valid(self._connections.fetch) is True
+        if self.indexed or not await self._is_due(self._connections.fetch):
             return
         async with self._alone(wait=False) as connection:
             if connection is not None:
@@ -97,8 +99,8 @@ class Maintenance:
 
     async def _build_if_due(self, connection: Any) -> None:
         """Build the index where there is none, or one that a death left unfinished."""
-        valid = await self._index_is_valid()
-        if not valid and await self._is_due():
+        valid = await self._index_is_valid(connection.fetch)
+        if not valid and await self._is_due(connection.fetch):
             if valid is False:
                 await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {quote(index_name(self._table))}")
             await connection.execute(index_statement(self._table, self._dimension))
@@ -106,16 +108,16 @@ class Maintenance:
             valid = True
         self.indexed = valid is True
 
-    async def _is_due(self) -> bool:
+    async def _is_due(self, fetch: Fetch) -> bool:
         if self._dimension > MAX_INDEXED_DIMENSION:
             return False
         enough = f"SELECT count(*) >= $1 AS due FROM (SELECT FROM {quote(self._table)} LIMIT $1) AS first"
-        records = await self._connections.fetch(enough, self._upkeep.index_from_rows)
+        records = await fetch(enough, self._upkeep.index_from_rows)
         return bool(records[0]["due"])
 
-    async def _index_is_valid(self) -> bool | None:
+    async def _index_is_valid(self, fetch: Fetch) -> bool | None:
         """None where there is no index."""
-        records = await self._connections.fetch(
+        records = await fetch(
             "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)", quote(index_name(self._table))
         )
         return bool(records[0]["indisvalid"]) if records else None

@@ -11,7 +11,7 @@ from service.gallery.base import GalleryError
 from service.gallery.identity import Identity, require_same
 from service.gallery.options import EngineOptions
 from service.gallery.postgresql.address import Address, address_of
-from service.gallery.postgresql.connections import open_connections
+from service.gallery.postgresql.connections import DURABLE, open_connections
 from service.gallery.postgresql.engine import PostgresEngine
 from service.gallery.postgresql.errors import translated
 from service.gallery.postgresql.maintenance import Upkeep, leave
@@ -60,6 +60,7 @@ async def _prepare(address: Address, table: str, ours: Identity) -> str:
     try:
         with translated(address.name):
             async with asyncio.timeout(address.timeout_s), connection.transaction():
+                await connection.execute(DURABLE)  # or a crash could take away a table that this process has open
                 await connection.execute("SELECT pg_advisory_xact_lock($1)", OPENING_LOCK)
                 schema = await _require_pgvector(connection, address.name)
                 await _require_table(connection, address.name, table, ours)

@@ -14,7 +14,7 @@ from service.gallery.postgresql import connections as module
 from tests.service.gallery.oracle import item, items_in_clusters
 from tests.service.gallery.postgresql.opened import engine_of, open_postgres
 from tests.service.gallery.postgresql.test_opening import schema_of
-from tests.service.gallery.servers.postgresql import PostgresPlace
+from tests.service.gallery.servers.postgresql import USER, PostgresPlace
 
 SHORT_S = 0.5
 CALLS: list[Callable[[CheckedGallery], Awaitable[Any]]] = [
@@ -76,15 +76,21 @@ async def test_a_caller_that_leaves_gives_its_connection_back(place: PostgresPla
     await gallery.close()
 
 
-async def test_a_statement_limit_of_the_server_is_a_time_out(place: PostgresPlace, location: str) -> None:
-    gallery = await place.open(location)
-    await gallery.upsert(items_in_clusters(1000))
-    limited = await place.open(f"{location}&statement_timeout=1")
-    with pytest.raises(GalleryUnavailable):
-        await asyncio.gather(*(limited.search(items_in_clusters(1)[0].embedding, 1000) for _ in range(100)))
-    await limited.maintain()  # which no limit holds for
-    for one in (gallery, limited):
-        await one.close()
+async def test_a_statement_limit_of_the_server_is_a_time_out_but_not_of_upkeep(
+    place: PostgresPlace, location: str
+) -> None:
+    gallery = await place.open(f"{location}&statement_timeout=1500")
+    holder = await engine_of(gallery)._maintenance._address.connect()
+    async with holder.transaction():
+        await holder.execute("LOCK TABLE candor_items")
+        with pytest.raises(GalleryUnavailable, match="statement timeout"):
+            await gallery.count()
+        upkeep = asyncio.create_task(gallery.maintain())
+        done, _ = await asyncio.wait([upkeep], timeout=2)
+        assert not done
+    await upkeep
+    await holder.close()
+    await gallery.close()
 
 
 async def test_writes_that_lock_each_other_are_tried_again(gallery: CheckedGallery) -> None:
@@ -133,17 +139,18 @@ async def test_what_the_database_refuses_is_an_error_and_not_a_time_out(
     assert not isinstance(refused.value, GalleryUnavailable)
 
 
-async def test_a_server_that_became_a_standby_is_left(place: PostgresPlace, location: str) -> None:
-    """A failover, as seen by a client: its old connections can only read, new ones can write."""
-    gallery = await open_postgres(location, replace(place.options, pool=1))
-    async with engine_of(gallery)._connections._pool.acquire() as connection:
-        await connection.execute("SET default_transaction_read_only = on")
-        connection._con.reset = connection._con._reset  # so that the pool does not mend it
+async def test_a_server_that_became_a_standby_is_left(
+    place: PostgresPlace, gallery: CheckedGallery, location: str
+) -> None:
+    """A failover, as a client sees it: its old connections can only read, new ones can write."""
+    place.server.sql(f"ALTER ROLE {USER} SET default_transaction_read_only = on")
+    later = await open_postgres(location, replace(place.options, pool=1))
+    place.server.sql(f"ALTER ROLE {USER} RESET default_transaction_read_only")
     with pytest.raises(GalleryUnavailable, match="read-only"):
-        await gallery.upsert([item("a")])
-    await gallery.upsert([item("a")])
+        await later.upsert([item("a")])
+    await later.upsert([item("a")])
     assert await gallery.count() == 1
-    await gallery.close()
+    await later.close()
 
 
 async def test_scans_come_in_parts(gallery: CheckedGallery, monkeypatch: pytest.MonkeyPatch) -> None:
