@@ -23,6 +23,8 @@ class Place(ABC):
 
     name: str
     options: EngineOptions = EngineOptions()
+    files: Path | None = None
+    """Where the engine keeps its files, if they can be seen."""
 
     @abstractmethod
     def fresh(self) -> str:
@@ -59,6 +61,7 @@ class LancePlace(Place):
     name = "lancedb"
 
     def __init__(self, folder: Path) -> None:
+        self.files = folder
         self._folder = folder
         self._numbers = itertools.count()
 

@@ -116,6 +116,11 @@ class PostgresServer:
         return done.stdout.strip()
 
     @property
+    def tables(self) -> Path:
+        """Where tables and indexes are, less the log of writes."""
+        return self._data / "base"
+
+    @property
     def _data(self) -> Path:
         return self._folder / "data"
 
@@ -137,6 +142,7 @@ class PostgresPlace(ServerPlace):
 
     def __init__(self, server: PostgresServer) -> None:
         self.server = server
+        self.files = server.tables
         self._numbers = itertools.count()
 
     def fresh(self) -> str:
