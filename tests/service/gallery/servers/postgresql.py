@@ -130,7 +130,7 @@ class PostgresServer:
     def _psql(self, statements: str, database: str) -> subprocess.CompletedProcess[str]:
         url = f"postgresql://{SUPERUSER}@127.0.0.1:{self.port}/{database}"
         command = [f"{self._binaries}/psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", url]
-        environment = {**os.environ, "PGPASSWORD": SUPERUSER_PASSWORD}
+        environment = {**os.environ, "PGPASSWORD": SUPERUSER_PASSWORD, "PGOPTIONS": "-c synchronous_commit=on"}
         return subprocess.run(command, input=statements, env=environment, capture_output=True, text=True)
 
 
@@ -173,7 +173,7 @@ def postgresql(folder: Path) -> Iterator[Place]:
     """PostgreSQL with pgvector; the test is skipped where the wheel's binaries do not run."""
     with postgres_server(folder) as server:
         role = PASSWORD.replace("'", "''")
-        server.sql(f"CREATE ROLE {USER} LOGIN PASSWORD '{role}'; CREATE DATABASE {DATABASE} OWNER {USER}", "postgres")
+        server.sql(f"CREATE ROLE {USER} LOGIN PASSWORD '{role}'; CREATE DATABASE {DATABASE}", "postgres")
         server.sql("CREATE EXTENSION vector")
         yield PostgresPlace(server)
 
