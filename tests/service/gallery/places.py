@@ -71,4 +71,13 @@ def lance(folder: Path) -> Iterator[Place]:
     yield LancePlace(folder)
 
 
-PLACES: Final[dict[str, Callable[[Path], AbstractContextManager[Place]]]] = {"lancedb": lance}
+@contextmanager
+def milvus(folder: Path) -> Iterator[Place]:
+    """A Milvus server in a folder, where one is installed."""
+    from tests.service.gallery.servers.milvus import running  # which needs this module
+
+    with running(folder) as place:
+        yield place
+
+
+PLACES: Final[dict[str, Callable[[Path], AbstractContextManager[Place]]]] = {"lancedb": lance, "milvus": milvus}

@@ -1,0 +1,85 @@
+"""Opening the Milvus collection of a gallery: made where there is none, refused where it is not this bundle's."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pymilvus import AsyncMilvusClient
+from pymilvus.client.types import LoadState
+
+from service.gallery.base import GalleryError
+from service.gallery.identity import require_same
+from service.gallery.milvus.address import parse_address
+from service.gallery.milvus.collection import BUNDLE_KEY, DIMENSION_KEY, FORMAT, FORMAT_KEY, properties, schema
+from service.gallery.milvus.connection import Connection, quiet_logging
+from service.gallery.milvus.engine import MilvusEngine
+from service.gallery.options import EngineOptions
+
+INDEX: Final = {"index_type": "HNSW", "metric_type": "COSINE", "params": {"M": 32, "efConstruction": 256}}
+
+
+async def open_engine(location: str, *, dimension: int, bundle_hash: str, options: EngineOptions) -> MilvusEngine:
+    """Open or create the collection of one bundle.
+
+    Args:
+        location: `milvus://[user:password@]host:19530/[database/]collection`.
+        dimension: D of the bundle's embeddings.
+        bundle_hash: the bundle's `hash`.
+        options: how the server is reached, and how many copies of the collection it loads.
+
+    Raises:
+        GalleryError: when the place cannot be used, or holds the items of another bundle.
+        GalleryUnavailable: when the server cannot be reached or is not ready.
+    """
+    quiet_logging()
+    connection = Connection(parse_address(location, options), options)
+    try:
+        await _open(connection, dimension, bundle_hash, options.replicas)
+    except BaseException:
+        await connection.close()
+        raise
+    return MilvusEngine(connection, options.consistency)
+
+
+async def _open(connection: Connection, dimension: int, bundle_hash: str, replicas: int) -> None:
+    if not await connection.call("has_collection"):
+        await _create(connection, dimension, bundle_hash)
+    found = await connection.call("describe_collection")
+    _require_ours(found["properties"], connection.address.location, dimension, bundle_hash)
+    # Again even where it is there: whoever made the collection may have died before its index.
+    await connection.call("create_index", index_params=AsyncMilvusClient.prepare_index_params("embedding", **INDEX))
+    await _load(connection, replicas)
+
+
+async def _create(connection: Connection, dimension: int, bundle_hash: str) -> None:
+    """Make the collection; of two processes that make it at once, one makes it."""
+    try:
+        await connection.call(
+            "create_collection",
+            schema=schema(dimension),
+            properties=properties(dimension, bundle_hash),
+            consistency_level="Strong",
+        )
+    except GalleryError:
+        if not await connection.call("has_collection"):
+            raise
+
+
+def _require_ours(found: Mapping[str, str], location: str, dimension: int, bundle_hash: str) -> None:
+    if found.get(FORMAT_KEY) != FORMAT:
+        raise GalleryError(
+            f"the collection at {location} is not a gallery of format {FORMAT}; set CANDOR_GALLERY to another one"
+        )
+    require_same(found.get(BUNDLE_KEY, "nothing"), found.get(DIMENSION_KEY, "nothing"), bundle_hash, dimension, location)
+
+
+async def _load(connection: Connection, replicas: int) -> None:
+    """Have the collection in memory, in that many copies."""
+    state = (await connection.call("get_load_state"))["state"]
+    if state != LoadState.NotLoad and await _replicas(connection) not in (0, replicas):
+        await connection.call("release_collection")
+    await connection.call("load_collection", replica_number=replicas)
+
+
+async def _replicas(connection: Connection) -> int:
+    groups: list[Any] = await connection.call("describe_replica")
+    return len(groups)
