@@ -106,9 +106,19 @@ def bucket(item_id: str) -> int:
     return zlib.crc32(item_id.encode()) % BUCKETS
 
 
+def bucket_ranges(parts: int) -> list[str]:
+    """Expressions that part all items in so many parts, of about one size; one part holds them all."""
+    if parts == 1:
+        return [""]
+    width = BUCKETS // parts
+    return [f"bucket >= {start} and bucket < {start + width}" for start in range(0, BUCKETS, width)]
+
+
 def _check_room(row: Row, texts: Mapping[str, str]) -> None:
     if len(row.fields.tokens) > MAX_TOKENS:
-        raise ValueError(f"payload of {row.id!r} has {len(row.fields.tokens)} values; Milvus keeps {MAX_TOKENS} at most")
+        raise ValueError(
+            f"payload of {row.id!r} has {len(row.fields.tokens)} values; Milvus keeps {MAX_TOKENS} at most"
+        )
     for name, text in texts.items():
         if (size := len(text.encode())) > MAX_BYTES:
             what = "payload" if name == "payload" else f"payload (with {name} for filters)"
@@ -121,4 +131,7 @@ def _json(value: Mapping[str, str]) -> str:
 
 def _size(record: Mapping[str, Any]) -> int:
     """Bytes of a record, at most: the payload is there once more for filters."""
-    return 8 * len(record["payload"]) + record["embedding"].nbytes + 4 * DIGEST_LENGTH * len(record["tokens"]) + 4096
+    size: int = (
+        8 * len(record["payload"]) + record["embedding"].nbytes + 4 * DIGEST_LENGTH * len(record["tokens"]) + 4096
+    )
+    return size

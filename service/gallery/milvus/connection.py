@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import grpc
-from pymilvus import AsyncMilvusClient
+from pymilvus import AsyncMilvusClient, MilvusClient
 from pymilvus.exceptions import MilvusException
 
 from service.gallery.base import GalleryError, GalleryUnavailable
@@ -17,13 +17,19 @@ from service.gallery.options import EngineOptions
 # What the client logs as it fails is raised as well, and the time given to it only bounds what ours does not.
 RAISED_ANYWAY: Final = "pymilvus.decorators"
 MARGIN_S: Final = 5.0
-AWAY: Final = frozenset(
-    {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
-)
+AWAY: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
 # Codes of the server: not ready, unavailable, out of memory, too many requests, internal; not loaded; a node, channel,
 # segment or replica that is not there now.
 AWAY_CODES: Final = frozenset({2, 3, 4, 101, 102, 103, 500, 501, 502, 503, 504, 600, 601, 602, 901, 902, 903})
-AWAY_WORDS: Final = ("not ready", "not healthy", "not loaded", "no available", "not serving", "unavailable", "recovering")
+AWAY_WORDS: Final = (
+    "not ready",
+    "not healthy",
+    "not loaded",
+    "no available",
+    "not serving",
+    "unavailable",
+    "recovering",
+)
 
 
 class Connection:
@@ -32,8 +38,9 @@ class Connection:
     def __init__(self, address: Address, options: EngineOptions) -> None:
         self.address = address
         self._timeout_s = options.timeout_s
+        self._arguments = client_arguments(address, options)
         with self._telling():
-            self._client = AsyncMilvusClient(timeout=self._patience, **client_arguments(address, options))
+            self._client = AsyncMilvusClient(timeout=self._patience, **self._arguments)
 
     async def call(self, name: str, *, collection: bool = True, **arguments: Any) -> Any:
         """Call a method of the client, on the collection unless said.
@@ -47,6 +54,25 @@ class Connection:
         with self._telling():
             async with asyncio.timeout(self._timeout_s):
                 return await getattr(self._client, name)(timeout=self._patience, **arguments)
+
+    async def loaded_segments(self) -> list[Any]:
+        """Segments of the collection in memory, sealed ones: their `num_rows`, and `index_id` or 0.
+
+        The asynchronous client cannot ask; one that can is made for it in a thread.
+
+        Raises:
+            GalleryUnavailable, GalleryError: as `call`.
+        """
+        with self._telling():
+            async with asyncio.timeout(self._timeout_s):
+                return await asyncio.to_thread(self._loaded_segments)
+
+    def _loaded_segments(self) -> list[Any]:
+        client = MilvusClient(timeout=self._timeout_s, **self._arguments)
+        try:
+            return list(client.list_loaded_segments(self.address.collection, timeout=self._timeout_s))
+        finally:
+            client.close()
 
     async def close(self) -> None:
         """Let go of the connection."""

@@ -9,26 +9,31 @@ many items goes through them in that order, one part after the other.
 
 import asyncio
 import heapq
+import logging
 import math
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery.base import Item, Match
+from service.gallery.base import GalleryError, Item, Match
 from service.gallery.filters import Where
 from service.gallery.milvus import nearest
-from service.gallery.milvus.collection import ITEM_FIELDS, in_parts, to_item, to_record
+from service.gallery.milvus.collection import ITEM_FIELDS, MATCH_FIELDS, in_parts, to_item, to_match, to_record
 from service.gallery.milvus.connection import Connection
 from service.gallery.milvus.expressions import after, both, one_of, to_expression
 from service.gallery.options import Consistency
 from service.gallery.rows import Row
 
+logger = logging.getLogger(__name__)
+
 PART: Final = 16_384  # most rows that a query with a limit gives
 ITEMS_PART: Final = 500  # with embeddings and payloads of 64 kB each, below the 64 MB of an answer
 IDS_PER_STATEMENT: Final = 500
 INDEX_POLL_S: Final = 0.5
+DELETE_SETTLES_S: Final = 30.0
 
 Order = tuple[float, str]
 
@@ -46,10 +51,16 @@ class MilvusEngine:
 
     def __init__(self, connection: Connection, consistency: Consistency) -> None:
         self._connection = connection
-        self._level = consistency.value.capitalize()
+        self._consistency = consistency
+        self._deleted_at = -math.inf
+        self._unsealed = 0  # rows of this process, since the last time
+        self._sealing: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
         """Let go of the connection; the collection stays loaded."""
+        if self._sealing is not None:
+            self._sealing.cancel()
+            await asyncio.wait([self._sealing])
         await self._connection.close()
 
     def check(self, row: Row) -> None:
@@ -74,6 +85,7 @@ class MilvusEngine:
         for part in in_parts(records):
             await self._connection.call("upsert", data=part)
         await self._delete(deleted)
+        self._seal_in_time(len(records))
 
     async def delete_where(self, where: Where) -> int:
         """Delete every item that passes; the number deleted: they are found first, as Milvus deletes by id."""
@@ -99,9 +111,7 @@ class MilvusEngine:
         best: list[Order] = []
         last, bound = None, math.inf
         while True:
-            part = await self._query(
-                both(to_expression(where, bound), after(last)), ["id", "uncertainty"], limit=PART
-            )
+            part = await self._query(both(to_expression(where, bound), after(last)), ["id", "uncertainty"], limit=PART)
             best = heapq.nsmallest(limit + offset, [*best, *((one["uncertainty"], one["id"]) for one in part)])
             if len(part) < PART:
                 return [item_id for _, item_id in best[offset:]]
@@ -128,10 +138,9 @@ class MilvusEngine:
         expression = to_expression(where, max_uncertainty)
         if not exact:
             return await nearest.through_index(self._search, unit, limit, expression)
-        if await nearest.count(self._query, expression) > nearest.FEW:
+        if await nearest.count(self._query, expression) > nearest.FEW and await self._settled():
             return await nearest.in_buckets(self._search, unit, limit, expression)
-        found = [record async for part in self._sweep(expression, ITEM_FIELDS, ITEMS_PART) for record in part]
-        return await asyncio.to_thread(nearest.among, found, unit, limit)
+        return await self._compare(unit, limit, expression)
 
     async def scan(self) -> AsyncIterator[list[tuple[str, float]]]:
         """Id and uncertainty of every item, some at a time, in no order."""
@@ -139,17 +148,51 @@ class MilvusEngine:
             yield [(record["id"], record["uncertainty"]) for record in part]
 
     async def maintain(self) -> None:
-        """Seal what came since the last time, and wait until it is in the index."""
+        """Seal what came since the last time, and wait until its graph is built and loaded."""
         await self._connection.call("flush")
-        while True:
-            state = await self._connection.call("describe_index", index_name="embedding")
-            if state["state"] == "Finished" and not state["pending_index_rows"]:
-                return
+        while await self._pending() or not await self._settled():  # noqa: ASYNC110 - it happens in the server
             await asyncio.sleep(INDEX_POLL_S)
+
+    async def _pending(self) -> int:
+        return int((await self._connection.call("describe_index", index_name="embedding"))["pending_index_rows"])
+
+    async def _settled(self) -> bool:
+        return await nearest.settled(self._query, self._connection.loaded_segments())
+
+    async def _compare(self, unit: NDArray[np.float32], limit: int, expression: str) -> list[Match]:
+        """The nearest items, every embedding compared here."""
+        best: list[nearest.Scored] = []
+        async for part in self._sweep(expression, ["id", "embedding"], nearest.FEW):
+            best = await asyncio.to_thread(nearest.best_of, part, unit, limit, best)
+        scores = {item_id: score for score, item_id in best}
+        found = [await self._query(one_of(part), MATCH_FIELDS) for part in _split(list(scores))]
+        return [to_match(scores[record["id"]], record) for records in found for record in records]
+
+    def _seal_in_time(self, rows: int) -> None:
+        """Have rows sealed before they are so many that Milvus stops comparing them all."""
+        self._unsealed += rows
+        if self._unsealed >= nearest.FEW and (self._sealing is None or self._sealing.done()):
+            self._unsealed = 0
+            self._sealing = asyncio.create_task(self._seal())
+
+    async def _seal(self) -> None:
+        try:
+            await self._connection.call("flush")
+        except GalleryError as error:
+            logger.warning("sealing put off: %s", error)
 
     async def _delete(self, ids: Sequence[str]) -> None:
         for part in _split(ids):
+            self._deleted_at = time.monotonic()
             await self._connection.call("delete", filter=one_of(part))
+            self._deleted_at = time.monotonic()
+
+    @property
+    def _level(self) -> str:
+        """Of a read: strong for a while after a delete, as Milvus 2.3 does not count it among what a session wrote."""
+        recent = time.monotonic() - self._deleted_at < DELETE_SETTLES_S
+        session = self._consistency is Consistency.SESSION
+        return (Consistency.STRONG if session and recent else self._consistency).value.capitalize()
 
     async def _sweep(
         self, expression: str, fields: list[str], size: int = PART, level: str | None = None
@@ -165,11 +208,10 @@ class MilvusEngine:
             last = part[-1]["id"]
 
     async def _query(
-        self, expression: str, fields: list[str], *, limit: int | None = None, level: str | None = None
+        self, expression: str, fields: list[str], *, level: str | None = None, **options: Any
     ) -> list[dict[str, Any]]:
-        bound = {} if limit is None else {"limit": limit}
         found = await self._connection.call(
-            "query", filter=expression, output_fields=fields, consistency_level=level or self._level, **bound
+            "query", filter=expression, output_fields=fields, consistency_level=level or self._level, **options
         )
         return list(found)
 

@@ -19,7 +19,7 @@ DIGEST_LENGTH: Final = 22  # as text
 
 
 def to_expression(where: Where, max_uncertainty: float = math.inf) -> str:
-    """The expression that holds exactly where `passes` does and the uncertainty is within a bound; "" for everything."""
+    """The expression that holds where `passes` does and the uncertainty is within a bound; "" for everything."""
     bound = [] if max_uncertainty == math.inf else [f"uncertainty <= {max_uncertainty!r}"]
     return both(*(_condition(condition) for condition in where.conditions), *bound)
 

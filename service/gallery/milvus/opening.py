@@ -69,7 +69,9 @@ def _require_ours(found: Mapping[str, str], location: str, dimension: int, bundl
         raise GalleryError(
             f"the collection at {location} is not a gallery of format {FORMAT}; set CANDOR_GALLERY to another one"
         )
-    require_same(found.get(BUNDLE_KEY, "nothing"), found.get(DIMENSION_KEY, "nothing"), bundle_hash, dimension, location)
+    require_same(
+        found.get(BUNDLE_KEY, "nothing"), found.get(DIMENSION_KEY, "nothing"), bundle_hash, dimension, location
+    )
 
 
 async def _load(connection: Connection, replicas: int) -> None:

@@ -29,6 +29,13 @@ config.resolve()
 _initialize_data_files(sys.argv[1])
 """
 ROLES: Final = ("rootCoord", "proxy", "queryCoord", "queryNode", "indexNode", "dataCoord", "dataNode")
+# Milliseconds: a strong read waits for the next tick, a load and a new index for the next checks.
+HASTE: Final = (
+    "proxy.timeTickInterval=20",
+    "queryCoord.checkInterval=50",
+    "queryCoord.distPullInterval=50",
+    "queryCoord.checkHandoffInterval=500",
+)
 PORTS: Final = (
     "proxy_port",
     "proxy_internal_port",
@@ -86,7 +93,7 @@ class MilvusPlace(ServerPlace):
     def _unpack(self, python: Path) -> None:
         settings = [f"{name}={self._ports[name]}" for name in PORTS]
         settings += [f"{role}.ip=127.0.0.1" for role in ROLES]
-        settings += ["log.level=warn", "etcd_log_level=error"]
+        settings += [*HASTE, "log.level=warn", "etcd_log_level=error"]
         subprocess.run([python, "-c", UNPACK, self._folder, *settings], check=True, timeout=PATIENCE_S)
         client, peer = (f"http://127.0.0.1:{self._ports[name]}" for name in ("etcd", "etcd_peer"))
         (self._folder / "configs" / "etcd.yaml").write_text(
