@@ -15,7 +15,7 @@ from service.gallery.milvus.address import Address, client_arguments
 from service.gallery.options import EngineOptions
 
 # What the client logs as it fails is raised as well, and the time given to it only bounds what ours does not.
-RAISED_ANYWAY: Final = "pymilvus.decorators"
+RAISED_ANYWAY: Final = ("pymilvus.decorators", "pymilvus.client.connection_manager")
 MARGIN_S: Final = 5.0
 AWAY: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
 # Codes of the server: not ready, unavailable, out of memory, too many requests, internal; not loaded; a node, channel,
@@ -102,7 +102,8 @@ def quiet_logging() -> None:
         logger.handlers.clear()
         logger.setLevel(logging.WARNING)
         logger.propagate = True
-    logging.getLogger(RAISED_ANYWAY).setLevel(logging.CRITICAL)
+    for name in RAISED_ANYWAY:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def is_away(error: BaseException) -> bool:

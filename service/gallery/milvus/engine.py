@@ -23,7 +23,8 @@ from service.gallery.filters import Where
 from service.gallery.milvus import nearest
 from service.gallery.milvus.collection import ITEM_FIELDS, MATCH_FIELDS, in_parts, to_item, to_match, to_record
 from service.gallery.milvus.connection import Connection
-from service.gallery.milvus.expressions import after, both, one_of, to_expression
+from service.gallery.milvus.expressions import beyond, both, one_of, to_expression
+from service.gallery.milvus.nearest import Scored
 from service.gallery.options import Consistency
 from service.gallery.rows import Row
 
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 PART: Final = 16_384  # most rows that a query with a limit gives
 ITEMS_PART: Final = 500  # with embeddings and payloads of 64 kB each, below the 64 MB of an answer
 IDS_PER_STATEMENT: Final = 500
+SEAL_FROM: Final = 1024  # rows that this process wrote since it last had any sealed
 INDEX_POLL_S: Final = 0.5
 DELETE_SETTLES_S: Final = 30.0
 
@@ -111,19 +113,19 @@ class MilvusEngine:
         best: list[Order] = []
         last, bound = None, math.inf
         while True:
-            part = await self._query(both(to_expression(where, bound), after(last)), ["id", "uncertainty"], limit=PART)
+            part = await self._query(both(to_expression(where, bound), beyond(last)), ["id", "uncertainty"], limit=PART)
             best = heapq.nsmallest(limit + offset, [*best, *((one["uncertainty"], one["id"]) for one in part)])
             if len(part) < PART:
                 return [item_id for _, item_id in best[offset:]]
             last = part[-1]["id"]
             bound = best[-1][0] if len(best) == limit + offset else math.inf
 
-    async def walk(self, after_id: str | None, limit: int) -> list[Item]:
+    async def walk(self, after: str | None, limit: int) -> list[Item]:
         """The first `limit` items by id, of those that come after one id, or of all."""
         items: list[Item] = []
         while len(items) < limit:
             wanted = min(ITEMS_PART, limit - len(items))
-            part = await self._query(after(items[-1].id if items else after_id), ITEM_FIELDS, limit=wanted)
+            part = await self._query(beyond(items[-1].id if items else after), ITEM_FIELDS, limit=wanted)
             items += map(to_item, part)
             if len(part) < wanted:
                 break
@@ -139,8 +141,8 @@ class MilvusEngine:
         if not exact:
             return await nearest.through_index(self._search, unit, limit, expression)
         if await nearest.count(self._query, expression) > nearest.FEW and await self._settled():
-            return await nearest.in_buckets(self._search, unit, limit, expression)
-        return await self._compare(unit, limit, expression)
+            return await self._matches(await nearest.in_buckets(self._search, unit, limit, expression))
+        return await self._matches(await self._compare(unit, limit, expression))
 
     async def scan(self) -> AsyncIterator[list[tuple[str, float]]]:
         """Id and uncertainty of every item, some at a time, in no order."""
@@ -150,36 +152,41 @@ class MilvusEngine:
     async def maintain(self) -> None:
         """Seal what came since the last time, and wait until its graph is built and loaded."""
         await self._connection.call("flush")
-        while await self._pending() or not await self._settled():  # noqa: ASYNC110 - it happens in the server
+        while not await self._indexed():  # noqa: ASYNC110 - it happens in the server
             await asyncio.sleep(INDEX_POLL_S)
 
-    async def _pending(self) -> int:
-        return int((await self._connection.call("describe_index", index_name="embedding"))["pending_index_rows"])
+    async def _indexed(self) -> bool:
+        index = await self._connection.call("describe_index", index_name="embedding")
+        return not index["pending_index_rows"] and nearest.in_graphs(await self._connection.loaded_segments())
 
     async def _settled(self) -> bool:
         return await nearest.settled(self._query, self._connection.loaded_segments())
 
-    async def _compare(self, unit: NDArray[np.float32], limit: int, expression: str) -> list[Match]:
+    async def _compare(self, unit: NDArray[np.float32], limit: int, expression: str) -> list[Scored]:
         """The nearest items, every embedding compared here."""
-        best: list[nearest.Scored] = []
+        best: list[Scored] = []
         async for part in self._sweep(expression, ["id", "embedding"], nearest.FEW):
             best = await asyncio.to_thread(nearest.best_of, part, unit, limit, best)
-        scores = {item_id: score for score, item_id in best}
+        return best
+
+    async def _matches(self, scored: Sequence[Scored]) -> list[Match]:
+        scores = {item_id: score for score, item_id in scored}
         found = [await self._query(one_of(part), MATCH_FIELDS) for part in _split(list(scores))]
         return [to_match(scores[record["id"]], record) for records in found for record in records]
 
     def _seal_in_time(self, rows: int) -> None:
         """Have rows sealed before they are so many that Milvus stops comparing them all."""
         self._unsealed += rows
-        if self._unsealed >= nearest.FEW and (self._sealing is None or self._sealing.done()):
-            self._unsealed = 0
+        if self._unsealed >= SEAL_FROM and (self._sealing is None or self._sealing.done()):
             self._sealing = asyncio.create_task(self._seal())
 
     async def _seal(self) -> None:
-        try:
-            await self._connection.call("flush")
-        except GalleryError as error:
-            logger.warning("sealing put off: %s", error)
+        while self._unsealed >= SEAL_FROM:
+            self._unsealed = 0
+            try:
+                await self._connection.call("flush")
+            except GalleryError as error:
+                logger.warning("sealing put off: %s", error)
 
     async def _delete(self, ids: Sequence[str]) -> None:
         for part in _split(ids):
@@ -200,7 +207,7 @@ class MilvusEngine:
         """What an expression holds for, in parts, in order of id."""
         last: str | None = None
         while True:
-            part = await self._query(both(expression, after(last)), fields, limit=size, level=level)
+            part = await self._query(both(expression, beyond(last)), fields, limit=size, level=level)
             if part:
                 yield part
             if len(part) < size:

@@ -29,7 +29,7 @@ def both(*parts: str) -> str:
     return " and ".join(f"({part})" for part in parts if part)
 
 
-def after(item_id: str | None) -> str:
+def beyond(item_id: str | None) -> str:
     """The expression for ids that come after one."""
     return "" if item_id is None else f"id > {quote(item_id)}"
 

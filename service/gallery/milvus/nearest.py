@@ -4,8 +4,8 @@ Where a filter leaves less than 7 % of a segment, Milvus compares every vector t
 graph, where it would miss many. So a search with a filter is made in `FILTERED_PARTS` at once, each of some items,
 and an exact one in `EXACT_PARTS`, which misses none (2.3.5: measured).
 
-That holds for rows that are in a graph. Those that are not yet are compared one by one while they are few; of more than
-5000, Milvus looks into some cells only. An exact search then compares everything here, which takes long (`settled`).
+That holds for rows that are in a graph. Those that are not yet are compared one by one while they are few (`SMALL`);
+of more, Milvus looks into some cells only. An exact search then compares everything here, which takes long (`settled`).
 One of few items does so at any time.
 """
 
@@ -22,7 +22,8 @@ from service.gallery.base import Match
 from service.gallery.milvus.collection import MATCH_FIELDS, bucket_ranges, to_match
 from service.gallery.milvus.expressions import both
 
-FEW: Final = 4096  # rows that are compared one by one: here, and by Milvus where it has no graph
+FEW: Final = 4096  # items that an exact search compares here
+SMALL: Final = 2000  # rows in no graph that Milvus compares one by one: it does so below 2048
 EF_SEARCH: Final = 512
 MAX_EF: Final = 32_768
 EXACT_PARTS: Final = 32
@@ -40,19 +41,30 @@ async def count(query: Query, expression: str, **options: Any) -> int:
 
 async def through_index(search: Query, unit: NDArray[np.float32], limit: int, expression: str) -> list[Match]:
     """The nearest items, of which some may be missed."""
-    return await _in_parts(search, unit, limit, expression, FILTERED_PARTS if expression else 1)
+    parts = FILTERED_PARTS if expression else 1
+    hits = await _in_parts(search, unit, limit, expression, parts, MATCH_FIELDS)
+    return [to_match(hit["distance"], hit["entity"]) for hit in hits]
 
 
-async def in_buckets(search: Query, unit: NDArray[np.float32], limit: int, expression: str) -> list[Match]:
+async def in_buckets(search: Query, unit: NDArray[np.float32], limit: int, expression: str) -> list[Scored]:
     """The nearest items, none missed where `settled`."""
-    return await _in_parts(search, unit, limit, expression, EXACT_PARTS)
+    hits = await _in_parts(search, unit, limit, expression, EXACT_PARTS, ["id"])
+    return [(hit["distance"], hit["id"]) for hit in hits]
 
 
-async def _in_parts(search: Query, unit: NDArray[np.float32], limit: int, expression: str, parts: int) -> list[Match]:
-    params = {"ef": min(MAX_EF, max(EF_SEARCH, 2 * limit))}
-    searches = [search(**_arguments(unit, limit, both(expression, part), params)) for part in bucket_ranges(parts)]
-    hits = (hit for part in await asyncio.gather(*searches) for hit in part)
-    return [to_match(hit["distance"], hit["entity"]) for hit in heapq.nlargest(limit, hits, key=itemgetter("distance"))]
+async def _in_parts(
+    search: Query, unit: NDArray[np.float32], limit: int, expression: str, parts: int, fields: list[str]
+) -> list[dict[str, Any]]:
+    arguments = {
+        "data": [unit],
+        "limit": limit,
+        "output_fields": fields,
+        "search_params": {"metric_type": "COSINE", "params": {"ef": min(MAX_EF, max(EF_SEARCH, 2 * limit))}},
+    }
+    searches = [search(filter=both(expression, part), **arguments) for part in bucket_ranges(parts)]
+    return heapq.nlargest(
+        limit, (hit for part in await asyncio.gather(*searches) for hit in part), key=itemgetter("distance")
+    )
 
 
 def best_of(
@@ -66,21 +78,16 @@ def best_of(
     return heapq.nlargest(limit, [*others, *scored])
 
 
+def in_graphs(segments: Sequence[Any]) -> bool:
+    """Whether the sealed segments in memory are in a graph, each but those of few rows."""
+    return all(one.index_id or one.num_rows < SMALL for one in segments)
+
+
 async def settled(query: Query, segments: Awaitable[Sequence[Any]]) -> bool:
     """Whether every row is in a graph, or one of so few that Milvus compares them all.
 
     Rows are in no graph while their segment grows, and until the graph of a sealed one is built and loaded.
     """
     everything, sealed, loaded = await asyncio.gather(count(query, ""), count(query, "", ignore_growing=True), segments)
-    listed = sum(one.num_rows for one in loaded)
-    return everything - sealed < FEW and sealed <= listed and all(one.index_id or one.num_rows < FEW for one in loaded)
-
-
-def _arguments(unit: NDArray[np.float32], limit: int, expression: str, params: Mapping[str, float]) -> dict[str, Any]:
-    return {
-        "data": [unit],
-        "filter": expression,
-        "limit": limit,
-        "output_fields": MATCH_FIELDS,
-        "search_params": {"metric_type": "COSINE", "params": dict(params)},
-    }
+    every_segment_listed = sealed <= sum(one.num_rows for one in loaded)
+    return everything - sealed < SMALL and every_segment_listed and in_graphs(loaded)

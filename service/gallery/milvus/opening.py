@@ -6,7 +6,7 @@ from typing import Any, Final
 from pymilvus import AsyncMilvusClient
 from pymilvus.client.types import LoadState
 
-from service.gallery.base import GalleryError
+from service.gallery.base import GalleryError, GalleryUnavailable
 from service.gallery.identity import require_same
 from service.gallery.milvus.address import parse_address
 from service.gallery.milvus.collection import BUNDLE_KEY, DIMENSION_KEY, FORMAT, FORMAT_KEY, properties, schema
@@ -45,8 +45,8 @@ async def _open(connection: Connection, dimension: int, bundle_hash: str, replic
         await _create(connection, dimension, bundle_hash)
     found = await connection.call("describe_collection")
     _require_ours(found["properties"], connection.address.location, dimension, bundle_hash)
-    # Again even where it is there: whoever made the collection may have died before its index.
-    await connection.call("create_index", index_params=AsyncMilvusClient.prepare_index_params("embedding", **INDEX))
+    if not await connection.call("list_indexes"):  # whoever made the collection may have died before its index
+        await connection.call("create_index", index_params=AsyncMilvusClient.prepare_index_params("embedding", **INDEX))
     await _load(connection, replicas)
 
 
@@ -79,7 +79,16 @@ async def _load(connection: Connection, replicas: int) -> None:
     state = (await connection.call("get_load_state"))["state"]
     if state != LoadState.NotLoad and await _replicas(connection) not in (0, replicas):
         await connection.call("release_collection")
-    await connection.call("load_collection", replica_number=replicas)
+    try:
+        await connection.call("load_collection", replica_number=replicas)
+    except GalleryUnavailable as error:  # perhaps for no other reason than that it takes long
+        found = await connection.call("get_load_state")
+        if found["state"] == LoadState.Loading:
+            raise GalleryUnavailable(
+                f"{connection.address.location} is being loaded: {found['progress']} % so far; try again"
+            ) from error
+        if found["state"] != LoadState.Loaded:
+            raise
 
 
 async def _replicas(connection: Connection) -> int:

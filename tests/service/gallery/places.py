@@ -27,6 +27,10 @@ class Place(ABC):
     def fresh(self) -> str:
         """A location where there is no gallery yet."""
 
+    def drop(self, location: str) -> None:
+        """Remove a gallery that no test needs any more, where keeping it costs anything."""
+        return
+
     async def open(self, location: str, *, dimension: int = DIMENSION, bundle_hash: str = BUNDLE) -> CheckedGallery:
         """The gallery there, whose upkeep happens only in `maintain`, if the engine can wait for that."""
         gallery = await open_gallery(location, dimension=dimension, bundle_hash=bundle_hash, options=self.options)

@@ -7,13 +7,18 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+import grpc
 import pytest
+from pymilvus import MilvusClient
+from pymilvus.exceptions import MilvusException
 
+from service.gallery.milvus.connection import quiet_logging
 from tests.service.gallery.places import ServerPlace
 from tests.service.process import PATIENCE_S, REPOSITORY
 
@@ -29,8 +34,10 @@ config.resolve()
 _initialize_data_files(sys.argv[1])
 """
 ROLES: Final = ("rootCoord", "proxy", "queryCoord", "queryNode", "indexNode", "dataCoord", "dataNode")
-# Milliseconds: a strong read waits for the next tick, a load and a new index for the next checks.
+# A strong read waits for the next tick, a load and a new index for the next checks (ms), and a server started again for
+# the sessions of the killed one to end (s).
 HASTE: Final = (
+    "common.session.ttl=3",
     "proxy.timeTickInterval=20",
     "queryCoord.checkInterval=50",
     "queryCoord.distPullInterval=50",
@@ -61,6 +68,7 @@ class MilvusPlace(ServerPlace):
         self._ports = dict(zip(names, _free_ports(len(names)), strict=True))
         self._process: subprocess.Popen[bytes] | None = None
         self._unpack(python)
+        quiet_logging()
 
     def fresh(self) -> str:
         """A collection that is not there yet."""
@@ -78,8 +86,13 @@ class MilvusPlace(ServerPlace):
             self._process.wait(PATIENCE_S)
             self._process = None
 
+    def drop(self, location: str) -> None:
+        """Drop the collection, which the server would keep in memory."""
+        with self._client() as client:
+            client.drop_collection(location.rpartition("/")[2])
+
     def start(self) -> None:
-        """Start it at the same port."""
+        """Start it at the same port; return once it answers for every collection it has."""
         with (self._folder / "output.log").open("ab") as output:
             self._process = subprocess.Popen(
                 [self._folder / "bin" / "milvus", "run", "standalone"],
@@ -88,7 +101,10 @@ class MilvusPlace(ServerPlace):
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        self._wait()
+        _wait_until(self._healthy, "the Milvus server does not become healthy")
+        with self._client() as client:
+            for name in client.list_collections():
+                _wait_until(partial(_answers, client, name), f"{name} does not come back")
 
     def _unpack(self, python: Path) -> None:
         settings = [f"{name}={self._ports[name]}" for name in PORTS]
@@ -110,19 +126,20 @@ class MilvusPlace(ServerPlace):
             "LD_LIBRARY_PATH": str(self._folder / "bin"),
         }
 
-    def _wait(self) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
-            assert self._process is not None
-            assert self._process.poll() is None, f"the Milvus server ended: see {self._folder / 'output.log'}"
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self._ports['metrics']}/healthz", timeout=5) as answer:
-                    if b"OK" in answer.read():
-                        return
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                pass
-            time.sleep(0.1)
-        raise TimeoutError("the Milvus server does not become healthy")
+    def _healthy(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"the Milvus server ended: see {self._folder / 'output.log'}"
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._ports['metrics']}/healthz", timeout=5) as answer:
+                return b"OK" in answer.read()
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return False
+
+    @contextmanager
+    def _client(self) -> Iterator[MilvusClient]:
+        client = MilvusClient(uri=self.url.replace("milvus://", "http://"), timeout=PATIENCE_S, dedicated=True)
+        yield client
+        client.close()
 
 
 @contextmanager
@@ -137,6 +154,22 @@ def running(folder: Path) -> Iterator[ServerPlace]:
         yield place
     finally:
         place.kill()
+
+
+def _answers(client: MilvusClient, name: str) -> bool:
+    try:
+        client.query(name, output_fields=["count(*)"], timeout=5)
+    except (MilvusException, grpc.RpcError):
+        return False
+    return True
+
+
+def _wait_until(condition: Callable[[], bool], complaint: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(complaint)
+        time.sleep(0.1)
 
 
 def _free_ports(count: int) -> list[int]:
