@@ -157,7 +157,7 @@ class MilvusEngine:
 
     async def _indexed(self) -> bool:
         index = await self._connection.call("describe_index", index_name="embedding")
-        return not index["pending_index_rows"] and nearest.in_graphs(await self._connection.loaded_segments())
+        return not index["pending_index_rows"] and await self._settled()
 
     async def _settled(self) -> bool:
         return await nearest.settled(self._query, self._connection.loaded_segments())

@@ -78,11 +78,6 @@ def best_of(
     return heapq.nlargest(limit, [*others, *scored])
 
 
-def in_graphs(segments: Sequence[Any]) -> bool:
-    """Whether the sealed segments in memory are in a graph, each but those of few rows."""
-    return all(one.index_id or one.num_rows < SMALL for one in segments)
-
-
 async def settled(query: Query, segments: Awaitable[Sequence[Any]]) -> bool:
     """Whether every row is in a graph, or one of so few that Milvus compares them all.
 
@@ -90,4 +85,5 @@ async def settled(query: Query, segments: Awaitable[Sequence[Any]]) -> bool:
     """
     everything, sealed, loaded = await asyncio.gather(count(query, ""), count(query, "", ignore_growing=True), segments)
     every_segment_listed = sealed <= sum(one.num_rows for one in loaded)
-    return everything - sealed < SMALL and every_segment_listed and in_graphs(loaded)
+    in_graphs = all(one.index_id or one.num_rows < SMALL for one in loaded)
+    return everything - sealed < SMALL and every_segment_listed and in_graphs

@@ -75,22 +75,28 @@ def _require_ours(found: Mapping[str, str], location: str, dimension: int, bundl
 
 
 async def _load(connection: Connection, replicas: int) -> None:
-    """Have the collection in memory, in that many copies."""
-    state = (await connection.call("get_load_state"))["state"]
-    if state != LoadState.NotLoad and await _replicas(connection) not in (0, replicas):
-        await connection.call("release_collection")
+    """Have the collection in memory, in that many copies.
+
+    One that is there in another number of them is left alone: to release it would take it from whoever searches it.
+    """
+    location = connection.address.location
+    if await _state(connection) == LoadState.Loaded:
+        if (found := len(await connection.call("describe_replica"))) != replicas:
+            raise GalleryError(
+                f"{location} is loaded in {found} replicas, not {replicas}: set CANDOR_GALLERY_REPLICAS={found}, or "
+                "release the collection in Milvus while no server uses it"
+            )
+        return
     try:
         await connection.call("load_collection", replica_number=replicas)
     except GalleryUnavailable as error:  # perhaps for no other reason than that it takes long
-        found = await connection.call("get_load_state")
-        if found["state"] == LoadState.Loading:
-            raise GalleryUnavailable(
-                f"{connection.address.location} is being loaded: {found['progress']} % so far; try again"
-            ) from error
-        if found["state"] != LoadState.Loaded:
+        if (state := await _state(connection)) == LoadState.Loading:
+            raise GalleryUnavailable(f"{location} is being loaded, which takes long: try again") from error
+        if state != LoadState.Loaded:
             raise
+    except GalleryError as error:
+        raise GalleryError(f"{location} cannot be loaded in {replicas} replicas: {error}") from error
 
 
-async def _replicas(connection: Connection) -> int:
-    groups: list[Any] = await connection.call("describe_replica")
-    return len(groups)
+async def _state(connection: Connection) -> Any:
+    return (await connection.call("get_load_state"))["state"]
