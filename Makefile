@@ -19,7 +19,7 @@ RUNTIME := $(if $(GPU),gpu,cpu)
 SERVE := .venv/serve$(if $(GPU),-gpu)
 DEV := .venv/dev
 
-.PHONY: help serve test check format reproduce bench requirements image clean
+.PHONY: help serve test engines check format reproduce bench requirements image clean
 
 help: ## List what make can do
 	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -31,6 +31,8 @@ serve: $(SERVE)/.ready ## Serve the bundle over HTTP (ARGS="--help" for options,
 test: $(DEV)/.ready ## Run the tests (PYTEST_ARGS="-k name")
 	@echo "==> pytest $(PYTEST_ARGS)"
 	@$(DEV)/bin/pytest $(PYTEST_ARGS)
+
+engines: .venv/milvus/.ready ## Install the Milvus server that the tests of it run (Linux on x86-64)
 
 check: $(DEV)/.ready ## Check format, lint, types and the direction of imports
 	@echo "==> ruff format --check"
@@ -73,6 +75,13 @@ clean: ## Remove environments and caches, never data or bundles
 .venv/serve-gpu/.ready: requirements/serve-gpu.txt
 .venv/dev/.ready: requirements/dev.txt
 
+# A server for tests, which shares nothing with candor.
+.venv/milvus/.ready: requirements/milvus-server.txt requirements/build.txt | $(UV)
+	@echo "==> Making the environment .venv/milvus"
+	@$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv/milvus
+	@$(UV) pip sync --quiet --python .venv/milvus --require-hashes requirements/milvus-server.txt
+	@touch $@
+
 .venv/%/.ready: pyproject.toml requirements/build.txt | $(UV)
 	@echo "==> Making the environment .venv/$*"
 	@$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv/$*
@@ -91,3 +100,4 @@ requirements: | $(UV) ## Compile requirements/*.txt from pyproject.toml (UPGRADE
 	$(COMPILE) pyproject.toml --extra cpu --extra postgresql --extra milvus --output-file requirements/serve-cpu.txt
 	$(COMPILE) pyproject.toml --extra gpu --extra postgresql --extra milvus --output-file requirements/serve-gpu.txt
 	$(COMPILE) pyproject.toml --extra cpu --extra train --output-file requirements/train.txt
+	$(COMPILE) --group milvus-server --output-file requirements/milvus-server.txt

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.gallery.base import Filter, FilterError, Found, GalleryError, Item, Match, Removed
-from service.gallery.engine import Engine
+from service.gallery.engine import Engine, Limited
 from service.gallery.filters import Where, parse_filter, passes
 from service.gallery.rows import check_id, check_vector, to_row
 from service.gallery.writer import Delete, DeleteWhere, GroupWriter, Upsert, Write, ids_to_delete, merge
@@ -79,6 +79,9 @@ class CheckedGallery:
         """
         self._require_open()
         rows = tuple(to_row(item, self._dimension) for item in items)
+        if isinstance(self._engine, Limited):
+            for row in rows:
+                self._engine.check(row)
         if rows:
             await self._writer.submit(Upsert(rows))
 

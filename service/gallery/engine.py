@@ -1,7 +1,7 @@
 """What a gallery asks of the engine that keeps its items."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,3 +68,15 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Let go of files and connections; called once, when nothing runs any more."""
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """An engine that has no room for some rows."""
+
+    def check(self, row: Row) -> None:
+        """Look at a row before anything of its call is written.
+
+        Raises:
+            ValueError: when there is no room for it, saying what is too long.
+        """

@@ -27,7 +27,7 @@ def require_same(found: Identity | None, ours: Identity, *, place: str, elsewher
         GalleryError: where the two differ.
     """
     if found is None or found.format != ours.format:
-        raise GalleryError(f"the table at {place} is not a gallery of format {ours.format}; set {elsewhere}")
+        raise GalleryError(f"what is at {place} is not a gallery of format {ours.format}; set {elsewhere}")
     if found == ours:
         return
     raise GalleryError(

@@ -16,9 +16,11 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture
-def location(place: Place) -> str:
+def location(place: Place) -> Iterator[str]:
     """Of the test's own gallery."""
-    return place.fresh()
+    fresh = place.fresh()
+    yield fresh
+    place.drop(fresh)
 
 
 @pytest.fixture

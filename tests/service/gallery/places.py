@@ -30,6 +30,10 @@ class Place(ABC):
     def fresh(self) -> str:
         """A location where there is no gallery yet."""
 
+    def drop(self, location: str) -> None:
+        """Remove a gallery that no test needs any more, where keeping it costs anything."""
+        return
+
     async def open(self, location: str, *, dimension: int = DIMENSION, bundle_hash: str = BUNDLE) -> CheckedGallery:
         """The gallery there, whose upkeep happens only in `maintain`, if the engine can wait for that."""
         gallery = await open_gallery(location, dimension=dimension, bundle_hash=bundle_hash, options=self.options)
@@ -96,5 +100,6 @@ def server(engine: str) -> Callable[[Path], AbstractContextManager[Place]]:
 PLACES: Final[dict[str, Callable[[Path], AbstractContextManager[Place]]]] = {
     "lancedb": lance,
     "postgresql": server("postgresql"),
+    "milvus": server("milvus"),
 }
 SERVERS: Final = tuple(engine for engine in PLACES if engine != "lancedb")
