@@ -141,6 +141,14 @@ class BodyTooLarge(Problem):
     title = "The body is too large"
 
 
+class ItemTooLarge(Problem):
+    """The gallery's engine has no room for an item of such a payload."""
+
+    status = 413
+    type = "item_too_large"
+    title = "The item is too large for the gallery"
+
+
 class TooManyImages(Problem):
     """More images than one request may hold."""
 

@@ -12,8 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat,
 
 from service.decide import Threshold, abstained, resolve_threshold
 from service.decoding import Source
-from service.errors import InvalidId, InvalidOption, Malformed, Problem, TooManyImages
-from service.gallery.base import Item
+from service.errors import InvalidId, InvalidOption, ItemTooLarge, Malformed, Problem, TooManyImages
+from service.gallery.base import Item, NoRoom
 from service.gallery.filters import flatten
 from service.intake import Submission, answer_in_time, describe_errors, parse_json_field, parse_options
 from service.lifecycle import Services
@@ -238,4 +238,9 @@ def _to_item(new: NewItem, outcome: Outcome | None, threshold: Threshold, servic
     if threshold.exceeded(uncertainty, percentile):
         services.metrics.abstentions.labels("uncertain_image").inc()
         return abstained(uncertainty, percentile, threshold)
-    return Item(new.id, embedding, uncertainty, new.content.payload)
+    item = Item(new.id, embedding, uncertainty, new.content.payload)
+    try:
+        services.gallery.check(item)
+    except NoRoom as error:
+        return ItemTooLarge(str(error))
+    return item

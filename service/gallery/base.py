@@ -19,6 +19,10 @@ class GalleryUnavailable(GalleryError):
     """The engine cannot be reached or does not answer in time; a write may or may not have happened. Try again."""
 
 
+class NoRoom(ValueError):
+    """An item that the engine has no room for; the message says what is too long."""
+
+
 class FilterError(ValueError):
     """A filter the gallery cannot read; the message names the part at fault."""
 
@@ -69,6 +73,13 @@ class Gallery(Protocol):
     @property
     def engine(self) -> str:
         """Name of the engine, for people."""
+
+    def check(self, item: Item) -> None:
+        """Return if the engine has room for an item.
+
+        Raises:
+            NoRoom: else.
+        """
 
     async def upsert(self, items: Sequence[Item]) -> None:
         """Store items, replacing those of the same id; the last of equal ids in one call wins."""

@@ -70,6 +70,16 @@ class CheckedGallery:
         await self._writer.close()
         await self._engine.close()
 
+    def check(self, item: Item) -> None:
+        """Return if the engine has room for an item.
+
+        Raises:
+            NoRoom: else.
+            ValueError: for one that no engine may store.
+        """
+        if isinstance(self._engine, Limited):
+            self._engine.check(to_row(item, self._dimension))
+
     async def upsert(self, items: Sequence[Item]) -> None:
         """Store items, replacing those of the same id; the last of equal ids in one call wins.
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.gallery.base import Filter, Found, Item, Match, Removed
+from service.gallery.base import Filter, Found, Item, Match, NoRoom, Removed
 from service.gallery.filters import parse_filter, passes
 from service.lanes import Outputs
 from service.session import Session
@@ -23,9 +23,14 @@ class FakeGallery:
     def __init__(self) -> None:
         self.items: dict[str, Item] = {}
         self.closed = False
+        self.room = 10_000
         self.before_write: Callable[[], None] = lambda: None
         self.may_write = asyncio.Event()
         self.may_write.set()
+
+    def check(self, item: Item) -> None:
+        if len(str(item.payload)) > self.room:
+            raise NoRoom(f"payload of {item.id!r} is too long")
 
     async def upsert(self, items: Sequence[Item]) -> None:
         self.before_write()

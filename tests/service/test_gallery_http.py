@@ -241,3 +241,23 @@ async def test_the_gallery_is_closed_with_the_app(start: Any) -> None:
     async with start() as running:
         assert not running.gallery.closed
     assert running.gallery.closed
+
+
+async def test_an_item_that_the_engine_has_no_room_for_is_refused_alone(running: Running) -> None:
+    running.gallery.room = 100
+    long, short = {"text": "x" * 200}, {"text": "x"}
+    alone = await running.client.put("/gallery/long", json={"vector": VECTOR, "uncertainty": 0.5, "payload": long})
+    several = await running.client.post(
+        "/gallery",
+        json={
+            "items": [
+                {"id": name, "vector": VECTOR, "uncertainty": 0.5, "payload": payload}
+                for name, payload in (("short", short), ("long", long))
+            ]
+        },
+    )
+    assert kind(alone) == (413, "item_too_large")
+    assert "too long" in alone.json()["detail"]
+    assert StoredMany.model_validate(several.json()).stored == 1
+    assert several.json()["results"][1]["error"]["type"] == "item_too_large"
+    assert list(running.gallery.items) == ["short"]

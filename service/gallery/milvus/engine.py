@@ -69,7 +69,7 @@ class MilvusEngine:
         """Refuse a row that Milvus has no room for.
 
         Raises:
-            ValueError: saying how long it is, and may be.
+            NoRoom: saying how long it is, and may be.
         """
         to_record(row)
 
