@@ -13,25 +13,21 @@ evidence.jsonl, report.md and report.png.
 
 import argparse
 import csv
-import http.client
 import json
 import random
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Any
 
 import matplotlib
 from matplotlib import pyplot as plt
 
 from models.errors import UserError
-
-IMAGES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-TIMEOUT_S: Final = 60.0
+from scripts.client import Server
+from scripts.ingest.images import IMAGES
 
 
 @dataclass(frozen=True)
@@ -52,65 +48,6 @@ class Asked:
     group: str | None
     evidence: Mapping[str, float] | None
     correct: bool
-
-
-class Server:
-    """A candor server; each thread has a connection of its own, closed at the end of the block.
-
-    Raises:
-        UserError: by every method, where the server cannot be reached or refuses; the message says what it said.
-    """
-
-    def __init__(self, url: str, api_key: str | None = None) -> None:
-        self._address = urlsplit(url)
-        if self._address.scheme not in ("http", "https") or not self._address.hostname:
-            raise UserError(f"--server: {url!r} is no http or https URL")
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._own = threading.local()
-        self._opened: list[http.client.HTTPConnection] = []
-
-    def __enter__(self) -> "Server":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for connection in self._opened:
-            connection.close()
-
-    def get(self, path: str) -> Any:
-        """The JSON behind a path."""
-        return self._ask("GET", path, None, {})
-
-    def post(self, path: str, content: Any) -> Any:
-        """The JSON answer to JSON."""
-        return self._ask("POST", path, json.dumps(content).encode(), {"Content-Type": "application/json"})
-
-    def retrieve(self, image: bytes) -> Any:
-        """The best match of an image, and its evidence."""
-        return self._ask("POST", "/retrieve?limit=1&evidence=true", image, {"Content-Type": "application/octet-stream"})
-
-    def _ask(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Any:
-        for last_try in (False, True):
-            connection = self._connection()
-            try:
-                connection.request(method, self._address.path.rstrip("/") + path, body, {**self._headers, **headers})
-                response = connection.getresponse()
-                text = response.read()
-                break
-            except (OSError, http.client.HTTPException) as error:  # a kept connection may have been closed meanwhile
-                connection.close()
-                if last_try:
-                    raise UserError(f"no answer from {self._address.geturl()}: {error}") from error
-        if response.status >= 400:
-            raise UserError(f"{method} {path} was answered {response.status}: {_detail(text)}")
-        return json.loads(text)
-
-    def _connection(self) -> http.client.HTTPConnection:
-        if not hasattr(self._own, "connection"):
-            kind = http.client.HTTPSConnection if self._address.scheme == "https" else http.client.HTTPConnection
-            self._own.connection = kind(self._address.hostname or "", self._address.port, timeout=TIMEOUT_S)
-            self._opened.append(self._own.connection)
-        connection: http.client.HTTPConnection = self._own.connection
-        return connection
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -156,13 +93,18 @@ def ask_all(server: Server, queries: Sequence[Query], label_field: str, concurre
     """Ask every query, some at a time, in order."""
 
     def ask(query: Query) -> Asked:
-        answer = server.retrieve(query.path.read_bytes())
+        answer = retrieve(server, query.path.read_bytes())
         found = value_at(answer["matches"][0]["payload"], label_field) if answer["matches"] else None
         correct = found is not None and str(found) == query.label
         return Asked(str(query.path), query.label, query.group, answer["evidence"], correct)
 
     with ThreadPoolExecutor(concurrency) as threads:
         yield from threads.map(ask, queries)
+
+
+def retrieve(server: Server, image: bytes) -> Any:
+    """The best match of an image, and its evidence."""
+    return server.ask("POST", "/retrieve?limit=1&evidence=true", image, "application/octet-stream")
 
 
 def split(asked: Sequence[Asked], development: float, seed: int) -> tuple[list[Asked], list[Asked]]:
@@ -250,13 +192,6 @@ def _group(asked: Asked) -> str:
 
 def _labelled(asked: Asked) -> dict[str, Any]:
     return {"evidence": asked.evidence, "correct": asked.correct, "group": asked.group}
-
-
-def _detail(text: bytes) -> str:
-    try:
-        return str(json.loads(text)["detail"])
-    except (ValueError, KeyError, TypeError):
-        return text[:200].decode(errors="replace")
 
 
 def _arguments() -> argparse.ArgumentParser:

@@ -74,7 +74,9 @@ async def test_what_is_missing_or_different_after_an_import_is_told_and_mended(
     changed = await other.get(second)
     assert changed is not None
     await other.delete([first])
-    await other.upsert([type(changed)(second, changed.embedding, np.nextafter(changed.uncertainty, 9), changed.payload)])
+    await other.upsert(
+        [type(changed)(second, changed.embedding, np.nextafter(changed.uncertainty, 9), changed.payload)]
+    )
 
     with pytest.raises(UserError) as told:
         await import_into(other, tmp_path / "out")
