@@ -178,7 +178,7 @@ def test_a_server_that_stays_busy_is_given_up(serve: Serve, tmp_path: Path) -> N
             )
             time.sleep(0.5)
             server.terminate()
-            with pytest.raises(UserError, match="too busy for 0.1 s"):
+            with pytest.raises(UserError, match=r"too busy for 0\.1 s"):
                 add(folder, "--server", server.url, "--patience", 0.1)
 
 
