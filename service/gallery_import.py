@@ -20,7 +20,7 @@ from typing import Final
 
 from models.errors import UserError
 from models.progress import Progress
-from service.gallery.base import Gallery
+from service.gallery.base import Gallery, GalleryError
 from service.moving.content import MODULUS, item_hash
 from service.moving.manifest import Manifest, Part, at_work, read_manifest, replace_durably
 from service.moving.opening import Place, add_arguments, opened, read_place
@@ -133,7 +133,7 @@ async def _maintain(gallery: Gallery) -> None:
     """Build indexes; a server that has the gallery open does so too, and may be in the way."""
     try:
         await gallery.maintain()
-    except (OSError, RuntimeError, ValueError) as error:
+    except GalleryError as error:
         logger.warning("indexes are left to the server: %s", error)
 
 
