@@ -31,6 +31,15 @@ from scripts.ingest.images import IMAGES
 
 
 @dataclass(frozen=True)
+class Target:
+    """What is to be promised, as `POST /policies` takes it."""
+
+    alpha: float
+    delta: float
+    k: int | str = 1
+
+
+@dataclass(frozen=True)
 class Query:
     """An image, the label that its best match should have, and the near-duplicates it belongs to."""
 
@@ -41,13 +50,16 @@ class Query:
 
 @dataclass(frozen=True)
 class Asked:
-    """What the server said of a query: `evidence` is None where nothing was found."""
+    """What the server said of a query: `evidence` is None where nothing was found.
+
+    `relevant` says of each match asked for, best first, whether it is there and has the query's label.
+    """
 
     path: str
     label: str
     group: str | None
     evidence: Mapping[str, float] | None
-    correct: bool
+    relevant: Sequence[bool]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -56,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     queries = read_queries(options.queries)
     options.out.mkdir(parents=True, exist_ok=True)
     with Server(options.server, options.api_key) as server:
-        asked = list(ask_all(server, queries, options.label_field, options.concurrency))
+        limit = max(options.depth if target.k == "adaptive" else target.k for target in options.target)
+        asked = list(ask_all(server, queries, options.label_field, limit, options.concurrency))
         (options.out / "evidence.jsonl").write_text("".join(json.dumps(asdict(each)) + "\n" for each in asked))
         development, certification = split(asked, options.development, options.seed)
         print(f"{len(asked)} queries: {len(development)} fit the score, {len(certification)} certify", file=sys.stderr)
@@ -64,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "/policies",
             {
                 "name": options.name,
-                "targets": [{"alpha": alpha, "delta": delta} for alpha, delta in options.target],
+                "targets": [asdict(target) for target in options.target],
                 "development": [_labelled(each) for each in development],
                 "certification": [_labelled(each) for each in certification],
             },
@@ -89,22 +102,25 @@ def read_queries(place: Path) -> list[Query]:
     return queries
 
 
-def ask_all(server: Server, queries: Sequence[Query], label_field: str, concurrency: int) -> Iterator[Asked]:
-    """Ask every query, some at a time, in order."""
+def ask_all(
+    server: Server, queries: Sequence[Query], label_field: str, limit: int, concurrency: int
+) -> Iterator[Asked]:
+    """Ask every query for `limit` matches, some queries at a time, in order."""
 
     def ask(query: Query) -> Asked:
-        answer = retrieve(server, query.path.read_bytes())
-        found = value_at(answer["matches"][0]["payload"], label_field) if answer["matches"] else None
-        correct = found is not None and str(found) == query.label
-        return Asked(str(query.path), query.label, query.group, answer["evidence"], correct)
+        answer = retrieve(server, query.path.read_bytes(), limit)
+        labels = [value_at(match["payload"], label_field) for match in answer["matches"]]
+        relevant = [label is not None and str(label) == query.label for label in labels]
+        relevant += [False] * (limit - len(relevant))  # a gallery of fewer items has no more
+        return Asked(str(query.path), query.label, query.group, answer["evidence"], relevant)
 
     with ThreadPoolExecutor(concurrency) as threads:
         yield from threads.map(ask, queries)
 
 
-def retrieve(server: Server, image: bytes) -> Any:
-    """The best match of an image, and its evidence."""
-    return server.ask("POST", "/retrieve?limit=1&evidence=true", image, "application/octet-stream")
+def retrieve(server: Server, image: bytes, limit: int) -> Any:
+    """The best matches of an image, and the evidence for the first."""
+    return server.ask("POST", f"/retrieve?limit={limit}&evidence=true", image, "application/octet-stream")
 
 
 def split(asked: Sequence[Asked], development: float, seed: int) -> tuple[list[Asked], list[Asked]]:
@@ -125,20 +141,32 @@ def as_markdown(policy: Mapping[str, Any]) -> str:
         f"Of {quality['queries']} certification queries {100 * quality['base_risk']:.1f} % have a wrong best match. "
         f"Judged by {', '.join(policy['inputs'])}; gallery of {policy['gallery']['items']} items.",
         "",
-        "| at most wrong | with probability | coverage | wrong among accepted labels | labels needed |",
-        "|---:|---:|---:|---:|---:|",
+        "| at most wrong | of the first | with probability | coverage | wrong among accepted labels | labels needed |",
+        "|---:|---:|---:|---:|---:|---:|",
     ]
-    for target in policy["targets"]:
-        accepted = f"{target['wrong']} of {target['accepted']}" if target["feasible"] else "cannot be certified"
+    thresholds = [target for target in policy["targets"] if target["certificate"]]
+    for target in thresholds:
+        certificate = target["certificate"]
+        accepted = f"{certificate['loss']:.4g} of {certificate['accepted']}"
         lines.append(
-            f"| {100 * target['alpha']:g} % | {100 * (1 - target['delta']):g} % | {100 * target['coverage']:.1f} % "
-            f"| {accepted} | {target['labels_needed'] or ''} |"
+            f"| {100 * target['alpha']:g} % | {target['k']} | {100 * (1 - target['delta']):g} % "
+            f"| {100 * certificate['coverage']:.1f} % | {accepted if target['feasible'] else 'cannot be certified'} "
+            f"| {certificate['labels_needed'] or ''} |"
         )
+    for target in policy["targets"]:
+        if target["sets"]:
+            share = f"{100 * (1 - target['alpha']):g} %"
+            lines += ["", f"| uncertainty above | matches that hold a right one for {share} |", "|---:|---:|"]
+            lines += [f"| {_or(part['above'], '')} | {_or(part['k'], 'no number')} |" for part in target["sets"]]
     if quality["r_auroc"]:
         lines += ["", "| judged by | R-AUROC |", "|---|---:|"]
         lines += [f"| {name} | {value:.3f} |" for name, value in quality["r_auroc"].items()]
     lines += ["", f"Expected calibration error of `p_correct`: {quality['ece']:.3f}.", ""]
     return "\n".join(lines)
+
+
+def _or(value: float | None, otherwise: str) -> str:
+    return otherwise if value is None else f"{value:.4g}"
 
 
 def plot(policy: Mapping[str, Any], path: Path) -> None:
@@ -161,13 +189,16 @@ def value_at(payload: Any, path: str) -> Any:
     return payload
 
 
-def target(text: str) -> tuple[float, float]:
-    """Argument type: `ALPHA:DELTA`."""
-    alpha, _, delta = text.partition(":")
+def target(text: str) -> Target:
+    """Argument type: `ALPHA:DELTA` or `ALPHA:DELTA:K`."""
+    alpha, _, rest = text.partition(":")
+    delta, _, k = rest.partition(":")
     try:
-        return float(alpha), float(delta)
+        return Target(float(alpha), float(delta), "adaptive" if k == "adaptive" else int(k or 1))
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected ALPHA:DELTA such as 0.1:0.05, got {text!r}") from error
+        raise argparse.ArgumentTypeError(
+            f"expected ALPHA:DELTA such as 0.1:0.05, or ALPHA:DELTA:K with a number or adaptive, got {text!r}"
+        ) from error
 
 
 def _from_folder(folder: Path) -> list[Query]:
@@ -191,7 +222,7 @@ def _group(asked: Asked) -> str:
 
 
 def _labelled(asked: Asked) -> dict[str, Any]:
-    return {"evidence": asked.evidence, "correct": asked.correct, "group": asked.group}
+    return {"evidence": asked.evidence, "relevant": asked.relevant, "group": asked.group}
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -202,7 +233,8 @@ def _arguments() -> argparse.ArgumentParser:
     arguments.add_argument("--api-key", help="its API key, where it has one")
     arguments.add_argument("--queries", type=Path, required=True, help="a CSV (path, label, group) or a folder")
     arguments.add_argument("--name", required=True, help="of the policy")
-    arguments.add_argument("--target", type=target, action="append", required=True, metavar="ALPHA:DELTA")
+    arguments.add_argument("--target", type=target, action="append", required=True, metavar="ALPHA:DELTA[:K]")
+    arguments.add_argument("--depth", type=int, default=100, help="matches looked at where K is adaptive")
     arguments.add_argument("--label-field", default="label", help="payload field with an item's label")
     arguments.add_argument("--development", type=float, default=0.3, help="share of the queries that fits the score")
     arguments.add_argument("--seed", type=int, default=0, help="of the split")

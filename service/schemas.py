@@ -97,6 +97,11 @@ class GuaranteeBody(_Answer):
 
     status: Literal["none", "valid", "stale", "alarm"]
     policy: str | None = None
+    kind: Literal["best_match", "precision", "set"] | None = Field(
+        default=None,
+        description="What alpha is about: wrong best matches, 1 - precision@k, or sets without a right one.",
+    )
+    k: int | None = Field(default=None, description="How many matches it is about; null where no number would do.")
     alpha: float | None = Field(default=None, description="At most this share of accepted matches is wrong ...")
     delta: float | None = Field(default=None, description="... but for a certification that failed, with this chance.")
     reasons: list[str] = Field(default=[], description="What speaks against the promise, where it is not valid.")
@@ -136,24 +141,39 @@ class AuditsBody(_Answer):
     """What feedback says of a promise: alarmed once either statistic is above what a healthy run reaches."""
 
     count: int
-    wrong: float
+    loss: float = Field(description="Wrong ones among them; for k above 1 their sum of 1 - precision@k.")
     e_value: float
     shiryaev_roberts: float
     alarmed_at: float | None = Field(description="Seconds of the epoch.")
 
 
-class CertifiedBody(_Answer):
-    """A promise, and the threshold on the score that keeps it; none where it could not be certified."""
+class CertificateBody(_Answer):
+    """The threshold on the score that keeps a promise; none where it could not be certified."""
 
-    alpha: float
-    delta: float
-    feasible: bool
     threshold: float | None
     coverage: float = Field(description="Share of the certification queries that is accepted.")
     labels: int = Field(description="Certification queries, one of each group.")
     accepted: int
-    wrong: int = Field(description="Of those accepted.")
+    loss: float = Field(description="Wrong ones of those accepted; for k above 1 their sum of 1 - precision@k.")
     labels_needed: int | None = Field(description="Where it is not feasible: about how many labels it would take.")
+
+
+class SetBody(_Answer):
+    """How many matches hold a relevant one, for queries of an uncertainty above an edge."""
+
+    above: float | None
+    k: int | None = Field(description="Null where no number that was labelled would do.")
+
+
+class CertifiedBody(_Answer):
+    """A promise, and what keeps it."""
+
+    alpha: float
+    delta: float
+    k: int | Literal["adaptive"]
+    feasible: bool
+    certificate: CertificateBody | None
+    sets: list[SetBody] | None = Field(description="Where k is adaptive, from the surest queries to the least sure.")
     audits: AuditsBody
 
 
@@ -220,7 +240,7 @@ class FeedbackAnswer(_Answer):
     policy: str
     counted: bool = Field(description="False for an abstention, or where the policy is gone.")
     audits: int = Field(description="Judged answers of this target so far.")
-    wrong: float
+    loss: float
     alarm: bool
 
 

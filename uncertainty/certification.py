@@ -88,7 +88,7 @@ def certify_threshold(
     _require_shares(alpha, delta)
     if not np.isin(wrong, (0, 1)).all():
         raise ValueError("wrong must be boolean, or hold only 0 and 1")
-    counts = _count(score, wrong.astype(np.float64), grid, _one_of_each(groups, score.size, seed))
+    counts = _count(score, wrong.astype(np.float64), grid, one_of_each(groups, score.size, seed))
 
     def p_value(accepted: int, loss: float) -> float:
         return binomial_tail(round(loss), accepted, alpha)
@@ -119,7 +119,7 @@ def certify_bounded_loss(
     require_unit_interval("loss", loss)
     _require_shares(alpha, delta)
     require_vector("grid", grid)
-    chosen = _one_of_each(groups, score.size, seed)
+    chosen = one_of_each(groups, score.size, seed)
     order = np.random.default_rng(seed).permutation(chosen)  # bets need an order that knows nothing of the score
     ordered_score, ordered_loss = score[order], loss[order].astype(np.float64)
     p_values = np.asarray([betting_p_value(ordered_loss[ordered_score <= threshold], alpha) for threshold in grid])
@@ -176,8 +176,8 @@ def _as_known_before(estimates: NDArray[np.float64], first: float) -> NDArray[np
     return np.concatenate([[first], estimates[:-1]])
 
 
-def _one_of_each(groups: Integers | None, count: int, seed: int) -> NDArray[np.intp]:
-    """The index of one item of each group, drawn at random; every index without groups."""
+def one_of_each(groups: Integers | None, count: int, seed: int) -> NDArray[np.intp]:
+    """(n,) groups -> the index of one item of each, ascending, drawn at random; every index without groups."""
     if groups is None:
         return np.arange(count)
     require_vector("groups", groups)

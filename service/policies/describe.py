@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from service.policies.desk import Standing
-from service.policies.policy import Policy, Target
+from service.policies.policy import Policy
+from service.policies.promise import Certified, Target
 from service.policies.store import Audited, Watched
+from uncertainty.certification import Certificate
+from uncertainty.conformal import AdaptiveK
 
 
 def as_dict(
@@ -22,7 +25,7 @@ def as_dict(
         "inputs": list(policy.confidence.inputs),
         "label_field": policy.grouping.label_field,
         "group_field": policy.grouping.group_field,
-        "targets": [_target(policy, target, audited) for target, audited in audits.items()],
+        "targets": [_target(each, audits[each.target]) for each in policy.certified],
         "quality": {
             "queries": policy.quality.queries,
             "base_risk": policy.quality.base_risk,
@@ -47,24 +50,36 @@ def as_dict(
     }
 
 
-def _target(policy: Policy, target: Target, audited: Audited) -> dict[str, Any]:
-    certificate = policy.certificate(target)
-    assert certificate is not None
+def _target(certified: Certified, audited: Audited) -> dict[str, Any]:
+    target = certified.target
     return {
         "alpha": target.alpha,
         "delta": target.delta,
-        "feasible": certificate.feasible,
-        "threshold": certificate.threshold,
-        "coverage": certificate.coverage,
-        "labels": certificate.labels,
-        "accepted": certificate.accepted,
-        "wrong": round(certificate.loss),
-        "labels_needed": certificate.labels_needed,
+        "k": target.k,
+        "feasible": certified.feasible,
+        "certificate": _certificate(certified.certificate) if certified.certificate else None,
+        "sets": _sets(certified.sets) if certified.sets else None,
         "audits": {
             "count": audited.audit.count,
-            "wrong": audited.audit.loss,
+            "loss": audited.audit.loss,
             "e_value": audited.audit.e_value,
             "shiryaev_roberts": audited.audit.shiryaev_roberts,
             "alarmed_at": audited.alarmed_at,
         },
     }
+
+
+def _certificate(certificate: Certificate) -> dict[str, Any]:
+    return {
+        "threshold": certificate.threshold,
+        "coverage": certificate.coverage,
+        "labels": certificate.labels,
+        "accepted": certificate.accepted,
+        "loss": certificate.loss,
+        "labels_needed": certificate.labels_needed,
+    }
+
+
+def _sets(sets: AdaptiveK) -> list[dict[str, Any]]:
+    """Of each part of the queries, from the surest: above which uncertainty it begins, and its number of matches."""
+    return [{"above": edge, "k": k} for edge, k in zip((None, *sets.edges), sets.k, strict=True)]

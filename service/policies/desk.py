@@ -10,7 +10,8 @@ from typing import Final, Literal, TypeVar
 
 from service.errors import NotFound
 from service.gallery.base import Gallery
-from service.policies.policy import Policy, Target
+from service.policies.policy import Policy
+from service.policies.promise import Target
 from service.policies.state import GalleryState, Sketcher
 from service.policies.store import Answer, Audited, PolicyStore, Watched
 from service.telemetry import Logger, Metrics
@@ -18,6 +19,7 @@ from service.telemetry import Logger, Metrics
 TICK_S: Final = 1.0  # between two looks at what other processes wrote, and two writes of what was answered
 COUNT_EVERY_S: Final = 10.0
 SKETCH_EVERY_S: Final = 600.0  # also where the number of items is the same
+REST_PER_LOOK: Final = 20.0  # how many times as long as a look at the gallery took to wait before the next
 MOST_BUFFERED: Final = 10_000  # answers between two writes; beyond that the oldest are not kept for feedback
 
 Status = Literal["valid", "stale", "alarm"]
@@ -73,6 +75,9 @@ class Policies:
         self._answers: list[Answer] = []
         self._values: dict[str, list[Mapping[str, float]]] = defaultdict(list)
         self._state: GalleryState | None = None
+        self._looked = 0.0
+        self._said: dict[str, Status] = {}
+        self._version: int | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -108,13 +113,13 @@ class Policies:
         known = self._of(name)
         stale = self._why_stale(known.policy)
         alarms = [
-            f"{audited.audit.loss:g} of {audited.audit.count} audited matches were wrong; alpha is {target.alpha:g}"
+            f"{audited.audit.loss:g} of {audited.audit.count} audited answers were wrong; alpha is {target.alpha:g}"
             for target, audited in known.audits.items()
             if audited.alarmed_at is not None
         ]
         alarms += [f"{name} has drifted" for name, watched in known.watched.items() if watched.alarmed_at is not None]
-        status: Status = "stale" if stale else "alarm" if alarms else "valid"
-        return Standing(status, (*stale, *alarms))
+        status: Status = "alarm" if alarms else "stale" if stale else "valid"
+        return Standing(status, (*alarms, *stale))
 
     def audits(self, name: str) -> Mapping[Target, Audited]:
         """What feedback came to, for each target."""
@@ -145,10 +150,15 @@ class Policies:
         del self._answers[:-MOST_BUFFERED]
         self._values[answer.policy].append(values)
 
-    async def judge_answer(self, request_id: str, correct: bool) -> tuple[Answer, Audited | None]:
+    async def answer(self, request_id: str) -> Answer:
+        """An answer that was given; errors as `PolicyStore.answer`."""
+        await self._write()
+        return await asyncio.to_thread(self._store.answer, request_id)
+
+    async def judge_answer(self, request_id: str, loss: float) -> tuple[Answer, Audited | None]:
         """Take in feedback; errors as `PolicyStore.judge_answer`."""
         await self._write()
-        judged = await asyncio.to_thread(self._store.judge_answer, request_id, correct, self._clock())
+        judged = await asyncio.to_thread(self._store.judge_answer, request_id, loss, self._clock())
         await self._refresh()
         return judged
 
@@ -157,52 +167,66 @@ class Policies:
         sketcher = Sketcher()
         async for items in self._gallery.scan():
             await asyncio.to_thread(sketcher.add, items)
-        self._state = sketcher.state()
+        self._state, self._looked = sketcher.state(), time.monotonic()
+        self._publish()
         return self._state
 
     async def _loop(self) -> None:
-        counted = sketched = time.monotonic()
+        due = time.monotonic() + COUNT_EVERY_S
         while True:
             await asyncio.sleep(TICK_S)
             try:
-                await self._write()
-                await self._refresh()
-                now = time.monotonic()
-                if self._known and now - counted >= COUNT_EVERY_S:
-                    counted = now
-                    items = await self._gallery.count()
-                    if self._state is None or items != self._state.items or now - sketched >= SKETCH_EVERY_S:
-                        await self.look_at_gallery()
-                        sketched = time.monotonic()
+                wrote, version = await self._write(), await asyncio.to_thread(self._store.version)
+                if wrote or version != self._version:
+                    self._version = version
+                    await self._refresh()
+                if self._known and time.monotonic() >= due:
+                    started = time.monotonic()
+                    await self._look_if_changed()
+                    due = time.monotonic() + max(COUNT_EVERY_S, REST_PER_LOOK * (time.monotonic() - started))
             except Exception as error:
                 self._logger.error("policies could not be looked after", exc_info=error)
 
-    async def _write(self) -> None:
+    async def _look_if_changed(self) -> None:
+        """Look at the gallery where its number of items says that it has changed, and now and then."""
+        fresh = time.monotonic() - self._looked < SKETCH_EVERY_S
+        if self._state is None or not fresh or await self._gallery.count() != self._state.items:
+            await self.look_at_gallery()
+
+    async def _write(self) -> bool:
+        """Whether there was something to write."""
         answers, values = self._answers, self._values
         if not answers and not values:
-            return
+            return False
         self._answers, self._values = [], defaultdict(list)
         try:
             await asyncio.to_thread(self._store.record, answers, values, self._clock())
         except Exception:
             self._answers[:0] = answers  # for the next try
             raise
+        return True
 
     async def _refresh(self) -> None:
         self._known = await asyncio.to_thread(self._read)
+        self._publish()
+
+    def _publish(self) -> None:
+        """Set each policy's gauge, and warn of one whose promise no longer holds."""
         for name in self._known:
             standing = self.standing(name)
             for status in ("valid", "stale", "alarm"):
                 self._metrics.policy_status.labels(name, status).set(status == standing.status)
+            if standing.status not in ("valid", self._said.get(name)):
+                self._logger.warning(
+                    "a policy's promise may not hold", policy=name, status=standing.status, reasons=standing.reasons
+                )
+            self._said[name] = standing.status
 
     def _read(self) -> dict[str, _Known]:
         return {
             name: _Known(
                 policy,
-                {
-                    target: self._store.audited(name, target)
-                    for target in (Target(each.alpha, each.delta) for each in policy.certificates)
-                },
+                {target: self._store.audited(name, target) for target in (each.target for each in policy.certified)},
                 self._store.watched(name),
             )
             for name, policy in self._store.policies().items()

@@ -12,22 +12,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from service.policies.policy import POLICY, Policy, Target
+from service.policies.policy import POLICY, Policy
+from service.policies.promise import K, Target
 from uncertainty.drift import LEVEL, Audit, Drift, drift
 
 WINDOW: Final = 500  # queries after which a window is compared with the reference
 KEEP_ANSWERS_S: Final = 30 * 24 * 3600.0  # for feedback
 BUSY_S: Final = 10.0
+FORMAT: Final = 2  # of the file
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS policies (name TEXT PRIMARY KEY, document TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS answers (
     request_id TEXT PRIMARY KEY, policy TEXT NOT NULL, created TEXT NOT NULL, alpha REAL NOT NULL, delta REAL NOT NULL,
-    accepted INTEGER NOT NULL, at REAL NOT NULL, correct INTEGER
+    k TEXT NOT NULL, accepted INTEGER NOT NULL, at REAL NOT NULL, loss REAL
 );
 CREATE INDEX IF NOT EXISTS answers_by_time ON answers (at);
 CREATE TABLE IF NOT EXISTS audits (
-    policy TEXT NOT NULL, alpha REAL NOT NULL, delta REAL NOT NULL, state TEXT NOT NULL, alarmed_at REAL,
-    PRIMARY KEY (policy, alpha, delta)
+    policy TEXT NOT NULL, alpha REAL NOT NULL, delta REAL NOT NULL, k TEXT NOT NULL, state TEXT NOT NULL,
+    alarmed_at REAL, PRIMARY KEY (policy, alpha, delta, k)
 );
 CREATE TABLE IF NOT EXISTS windows (
     policy TEXT NOT NULL, input TEXT NOT NULL, counts TEXT NOT NULL, look INTEGER NOT NULL, psi REAL, limit_ REAL,
@@ -106,6 +108,14 @@ class PolicyStore:
             rows = database.execute("SELECT name, document FROM policies ORDER BY name").fetchall()
         return {name: POLICY.validate_json(document) for name, document in rows}
 
+    def version(self) -> int | None:
+        """A number that changes when another process has written; None where there is no file yet."""
+        if not self._path.exists():
+            return None
+        with self._reading() as database:
+            number: int = database.execute("PRAGMA data_version").fetchone()[0]
+        return number
+
     def put(self, policy: Policy) -> None:
         """Keep a policy, in place of the one of that name, whose audits and windows go with it."""
         with self._writing() as database:
@@ -125,7 +135,7 @@ class PolicyStore:
         with self._writing() as database:
             database.execute("DELETE FROM answers WHERE at < ?", (now - KEEP_ANSWERS_S,))
             database.executemany(
-                "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
+                "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
                 [
                     (
                         each.request_id,
@@ -133,6 +143,7 @@ class PolicyStore:
                         each.created,
                         each.target.alpha,
                         each.target.delta,
+                        str(each.target.k),
                         each.accepted,
                         each.at,
                     )
@@ -144,8 +155,19 @@ class PolicyStore:
                 if row is not None:
                     self._watch(database, POLICY.validate_json(row[0]), queries, now)
 
-    def judge_answer(self, request_id: str, correct: bool, now: float) -> tuple[Answer, Audited | None]:
-        """Take in whether an answer was right; the audits of its target, None where its policy is gone.
+    def answer(self, request_id: str) -> Answer:
+        """An answer that was given.
+
+        Raises:
+            UnknownAnswer: for a request id that is not known.
+        """
+        if not self._path.exists():
+            raise UnknownAnswer(request_id)
+        with self._reading() as database:
+            return self._answer(database, request_id)[0]
+
+    def judge_answer(self, request_id: str, loss: float, now: float) -> tuple[Answer, Audited | None]:
+        """Take in how wrong an answer was, from 0.0 to 1.0; the audits of its target, None where its policy is gone.
 
         Only accepted answers count. The same verdict again changes nothing.
 
@@ -154,25 +176,22 @@ class PolicyStore:
             OtherVerdict: where the answer was judged otherwise before.
         """
         with self._writing() as database:
-            row = database.execute("SELECT * FROM answers WHERE request_id = ?", (request_id,)).fetchone()
-            if row is None:
-                raise UnknownAnswer(request_id)
-            answer = Answer(row[0], row[1], row[2], Target(row[3], row[4]), bool(row[5]), row[6])
-            if row[7] is not None and bool(row[7]) != correct:
+            answer, before_loss = self._answer(database, request_id)
+            if before_loss is not None and before_loss != loss:
                 raise OtherVerdict(request_id)
-            database.execute("UPDATE answers SET correct = ? WHERE request_id = ?", (correct, request_id))
+            database.execute("UPDATE answers SET loss = ? WHERE request_id = ?", (loss, request_id))
             document = database.execute("SELECT document FROM policies WHERE name = ?", (answer.policy,)).fetchone()
             if document is None or POLICY.validate_json(document[0]).created != answer.created:
                 return answer, None
             before = self._audited(database, answer.policy, answer.target)
-            if not answer.accepted or row[7] is not None:
+            if not answer.accepted or before_loss is not None:
                 return answer, before
-            audit = before.audit.seen(0.0 if correct else 1.0)
+            audit = before.audit.seen(loss)
             after = Audited(audit, before.alarmed_at or (now if audit.alarm else None))
             state = json.dumps({"count": audit.count, "loss": audit.loss, "log_e": audit.log_e, "log_m": audit.log_m})
             database.execute(
-                "INSERT OR REPLACE INTO audits VALUES (?, ?, ?, ?, ?)",
-                (answer.policy, answer.target.alpha, answer.target.delta, state, after.alarmed_at),
+                "INSERT OR REPLACE INTO audits VALUES (?, ?, ?, ?, ?, ?)",
+                (answer.policy, *_as_key(answer.target), state, after.alarmed_at),
             )
             return answer, after
 
@@ -215,11 +234,22 @@ class PolicyStore:
                 (policy.name, name, json.dumps(counts), look, psi, limit, alarmed_at),
             )
 
+    def _answer(self, database: sqlite3.Connection, request_id: str) -> tuple[Answer, float | None]:
+        """An answer, and the loss that it was judged to have."""
+        row = database.execute(
+            "SELECT policy, created, alpha, delta, k, accepted, at, loss FROM answers WHERE request_id = ?",
+            (request_id,),
+        ).fetchone()
+        if row is None:
+            raise UnknownAnswer(request_id)
+        name, created, alpha, delta, k, accepted, at, loss = row
+        return Answer(request_id, name, created, Target(alpha, delta, _read_k(k)), bool(accepted), at), loss
+
     def _audited(self, database: sqlite3.Connection, name: str, target: Target) -> Audited:
         fresh = Audit(target.alpha, target.delta)
         row = database.execute(
-            "SELECT state, alarmed_at FROM audits WHERE policy = ? AND alpha = ? AND delta = ?",
-            (name, target.alpha, target.delta),
+            "SELECT state, alarmed_at FROM audits WHERE policy = ? AND alpha = ? AND delta = ? AND k = ?",
+            (name, *_as_key(target)),
         ).fetchone()
         if row is None:
             return Audited(fresh, None)
@@ -258,6 +288,26 @@ class PolicyStore:
             database = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = FULL")
+            self._require_format(database)
             database.executescript(SCHEMA)
+            database.execute(f"PRAGMA user_version = {FORMAT}")
             self._database = database
         return self._database
+
+    def _require_format(self, database: sqlite3.Connection) -> None:
+        (found,) = database.execute("PRAGMA user_version").fetchone()
+        (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables and found != FORMAT:
+            database.close()
+            raise PolicyStoreError(
+                f"{self._path} is of format {found}, and this version keeps policies in format {FORMAT}: move it away "
+                "or set CANDOR_POLICIES, and make the policies anew"
+            )
+
+
+def _as_key(target: Target) -> tuple[float, float, str]:
+    return target.alpha, target.delta, str(target.k)
+
+
+def _read_k(text: str) -> K:
+    return "adaptive" if text == "adaptive" else int(text)

@@ -4,26 +4,29 @@ import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
 
-from service.errors import Malformed, NotFound, Problem
+from service.errors import InvalidOption, Malformed, NotFound, Problem
 from service.evidence import Grouping
 from service.intake import Submission, parse_options, read_submission
 from service.lifecycle import Services, services_of
 from service.openapi import errors, inlined
 from service.policies.describe import as_dict
-from service.policies.policy import Labelled, Policy, PolicyError, Target, make_policy
-from service.policies.store import OtherVerdict, PolicyStoreError, UnknownAnswer
+from service.policies.making import PolicyError, make_policy
+from service.policies.policy import Policy
+from service.policies.promise import Labelled, Target
+from service.policies.store import Answer, OtherVerdict, PolicyStoreError, UnknownAnswer
 from service.schemas import Deleted, FeedbackAnswer, PoliciesBody, PolicyBody
 from uncertainty.confidence import INPUTS
 
 NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 MAX_TARGETS: Final = 8
 MAX_GROUP: Final = 512
+MAX_RELEVANT: Final = 1000
 
 router = APIRouter(tags=["policies"])
 
@@ -65,6 +68,12 @@ class TargetFields(BaseModel):
 
     alpha: float = Field(gt=0, lt=1)
     delta: float = Field(gt=0, lt=1)
+    k: Annotated[int, Field(ge=1, le=MAX_RELEVANT)] | Literal["adaptive"] = Field(
+        default=1,
+        description="1: of accepted best matches at most a share alpha is wrong. More: the mean of 1 - precision@k "
+        "over accepted queries is at most alpha. `adaptive`: as many matches as hold a relevant one with probability "
+        "1 - alpha, in each fifth of the queries by uncertainty.",
+    )
 
 
 class LabelledFields(BaseModel):
@@ -73,7 +82,12 @@ class LabelledFields(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     evidence: dict[str, FiniteFloat] = Field(description=f"Any of {', '.join(INPUTS)}.")
-    correct: bool = Field(description="False also where the gallery holds no right match.")
+    correct: bool | None = Field(
+        default=None, description="Whether the best match is right: false also where the gallery holds none."
+    )
+    relevant: Annotated[list[bool], Field(min_length=1, max_length=MAX_RELEVANT)] | None = Field(
+        default=None, description="In its place, for targets of more matches: whether each is right, best first."
+    )
     group: str | None = Field(default=None, max_length=MAX_GROUP, description="Equal for near-duplicate queries.")
 
     @field_validator("evidence")
@@ -82,6 +96,12 @@ class LabelledFields(BaseModel):
         if unknown := sorted(set(value) - set(INPUTS)):
             raise ValueError(f"there is no input {', '.join(unknown)}; there are {', '.join(INPUTS)}")
         return value
+
+    @model_validator(mode="after")
+    def _labelled(self) -> "LabelledFields":
+        if (self.correct is None) == (self.relevant is None):
+            raise ValueError("give exactly one of correct and relevant")
+        return self
 
 
 class NewPolicy(BaseModel):
@@ -115,7 +135,18 @@ class Feedback(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     request_id: str = Field(description="That of the answer: its X-Request-ID header.")
-    correct: bool = Field(description="Whether its best match was right.")
+    correct: bool | None = Field(
+        default=None, description="Whether its best match was right; of k adaptive, whether any of its matches was."
+    )
+    relevant: Annotated[list[bool], Field(min_length=1, max_length=MAX_RELEVANT)] | None = Field(
+        default=None, description="In its place, and needed for k above 1: whether each match was right, best first."
+    )
+
+    @model_validator(mode="after")
+    def _judged(self) -> "Feedback":
+        if (self.correct is None) == (self.relevant is None):
+            raise ValueError("give exactly one of correct and relevant")
+        return self
 
 
 @router.post(
@@ -147,7 +178,7 @@ async def make(request: Request) -> Response:
         policy = await asyncio.to_thread(
             make_policy,
             fields.name,
-            [Target(each.alpha, each.delta) for each in fields.targets],
+            [Target(each.alpha, each.delta, each.k) for each in fields.targets],
             [_labelled(each) for each in fields.development],
             [_labelled(each) for each in fields.certification],
             bundle_hash=services.bundle.hash,
@@ -209,24 +240,33 @@ async def feedback(request: Request) -> Response:
     services = services_of(request)
     fields = parse_options(Feedback, _json_of(await _read(request, services)))
     try:
-        answer, audited = await services.policies.judge_answer(fields.request_id, fields.correct)
+        loss = _loss(await services.policies.answer(fields.request_id), fields)
+        answer, audited = await services.policies.judge_answer(fields.request_id, loss)
     except UnknownAnswer as error:
         raise UnknownRequest(
             f"no answer under a policy has the request id {fields.request_id!r}, or it is too long ago"
         ) from error
     except OtherVerdict as error:
         raise AlreadyJudged(f"the answer to {fields.request_id!r} was judged otherwise before") from error
-    services.metrics.feedback.labels(answer.policy, str(fields.correct).lower()).inc()
+    services.metrics.feedback.labels(answer.policy, str(loss == 0.0).lower()).inc()
     alarm = audited is not None and audited.alarmed_at is not None
     return _json(
         {
             "policy": answer.policy,
             "counted": answer.accepted and audited is not None,
             "audits": audited.audit.count if audited else 0,
-            "wrong": audited.audit.loss if audited else 0.0,
+            "loss": audited.audit.loss if audited else 0.0,
             "alarm": alarm,
         }
     )
+
+
+def _loss(answer: Answer, fields: Feedback) -> float:
+    """How wrong an answer was, as its promise counts it."""
+    try:
+        return answer.target.loss([bool(fields.correct)] if fields.relevant is None else fields.relevant)
+    except ValueError as error:
+        raise InvalidOption(f"relevant: {error}") from error
 
 
 async def _read(request: Request, services: Services) -> Submission:
@@ -244,7 +284,8 @@ def _groups(queries: Sequence[LabelledFields]) -> set[str]:
 
 
 def _labelled(fields: LabelledFields) -> Labelled:
-    return Labelled(fields.evidence, fields.correct, fields.group)
+    relevant = (bool(fields.correct),) if fields.relevant is None else tuple(fields.relevant)
+    return Labelled(fields.evidence, relevant, fields.group)
 
 
 def _described(policy: Policy, services: Services) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import orjson
@@ -21,12 +21,12 @@ from service.intake import Submission, answer_in_time, deadline_after, parse_jso
 from service.lifecycle import Services, services_of
 from service.openapi import IMAGE, READING, body, errors, options_as_query, properties
 from service.pipeline import Timing, timing_ms
-from service.policies.following import Followed, follow, remember, resolve_target
-from service.policies.policy import Policy, Target
+from service.policies.following import Asked, Followed, follow, remember, resolve
 from service.schemas import RetrieveAnswer
 from service.vectors import unit_vector
 
 MAX_LIMIT: Final = 1000
+DEFAULT_LIMIT: Final = 10
 QUERIES: Final = ("image", "vector", "id")
 CONDITIONS: Final = (
     "score_threshold",
@@ -47,7 +47,9 @@ class RetrieveOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    limit: int = Field(default=10, ge=1, le=MAX_LIMIT, description="Most matches to return.")
+    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] | None = Field(
+        default=None, description="Most matches to return: 10 if unset, or as many as a policy's promise is about."
+    )
     score_threshold: float | None = Field(
         default=None, ge=-1, le=1, description="Least cosine similarity of a match; below it nothing is close."
     )
@@ -73,6 +75,9 @@ class RetrieveOptions(BaseModel):
     )
     alpha: float | None = Field(default=None, gt=0, lt=1, description="Of the policy: the tolerated share of errors.")
     delta: float | None = Field(default=None, gt=0, lt=1, description="Of the policy: how often it may fail.")
+    k: Annotated[int, Field(ge=1, le=MAX_LIMIT)] | Literal["adaptive"] | None = Field(
+        default=None, description="Of the policy: how many matches its promise is about, or `adaptive`."
+    )
     evidence: bool = Field(
         default=False, description="Also tell what the best match can be judged by; excludes conditions on items."
     )
@@ -178,23 +183,22 @@ def _read_query(submission: Submission) -> tuple[RetrieveFields, Source | None]:
     return fields, fields.image if image is None else image
 
 
-Asked = tuple[Policy, Target]
-
-
 def _asked(fields: RetrieveFields, services: Services) -> Asked | None:
     """The policy to follow, and its target."""
     given = [name for name in CONDITIONS if getattr(fields, name) is not None]
     if fields.policy is None:
-        if fields.alpha is not None or fields.delta is not None:
-            raise InvalidOption("alpha and delta are of a policy: name it")
+        if not (fields.alpha is fields.delta is fields.k is None):
+            raise InvalidOption("alpha, delta and k are of a policy: name it")
         on_items = [name for name in given if not name.startswith("max_query_")]
         if fields.evidence and on_items:
             raise InvalidOption(f"evidence is of the whole gallery: leave out {', '.join(on_items)}")
         return None
     if given:
         raise InvalidOption(f"a policy was certified without conditions: leave out {', '.join(given)}")
-    policy = services.policies.get(fields.policy)
-    return policy, resolve_target(policy, fields.alpha, fields.delta)
+    asked = resolve(services.policies.get(fields.policy), fields.alpha, fields.delta, fields.k)
+    if asked.target.k != 1 and fields.limit is not None:
+        raise InvalidOption("the policy says how many matches there are: leave out limit")
+    return asked
 
 
 def _resolve(fields: RetrieveFields, services: Services) -> Thresholds:
@@ -219,15 +223,19 @@ async def _answer(
         return Answer(query, None, 0.0)
     started = time.perf_counter()
     looking = asked is not None or fields.evidence
-    depth = max(fields.limit, DEPTH) if looking else fields.limit
+    promised = asked.matches_for(query.uncertainty) if asked else None
+    limit = fields.limit or (promised if asked and asked.target.k != 1 else None) or DEFAULT_LIMIT
+    depth = max(limit, DEPTH) if looking else limit
     found = await _search(query, fields, depth, raw_bound(thresholds.result, services.bundle), services)
     search_s = time.perf_counter() - started
     if not looking:
         return Answer(query, found, search_s)
-    grouping = asked[0].grouping if asked else services.grouping
+    grouping = asked.policy.grouping if asked else services.grouping
     evidence = evidence_of(found.matches, grouping, uncertainty=query.uncertainty, novelty=query.novelty)
-    followed = follow(*asked, services.policies.standing(asked[0].name), evidence) if asked else None
-    shown = Found(found.matches[: fields.limit], found.removed)
+    followed = None
+    if asked:
+        followed = follow(asked, promised, services.policies.standing(asked.policy.name), evidence)
+    shown = Found(found.matches[:limit], found.removed)
     return Answer(query, shown, search_s, evidence, followed)
 
 

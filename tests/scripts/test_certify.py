@@ -1,6 +1,7 @@
 """`candor certify`: against a real server, from labelled images to a policy that holds."""
 
 import json
+from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from httpx2 import Client
 
 from models.errors import UserError
 from scripts import certify
-from scripts.certify import Asked, Query, read_queries, split, target, value_at
+from scripts.certify import Asked, Query, Target, read_queries, split, target, value_at
 from scripts.client import Server
 from tests.service import process
 from tests.service.bundle_factory import make_bundle
@@ -66,23 +67,27 @@ def test_labelled_images_become_a_policy_that_tells_right_from_wrong(
     certify.main(
         [
             *("--server", server, "--queries", str(queries), "--name", "shop", "--label-field", "about.label"),
-            *("--target", "0.1:0.1", "--target", "0.001:0.05", "--out", str(out)),
+            *("--target", "0.1:0.1", "--target", "0.001:0.05"),
+            *("--target", "0.7:0.1:2", "--target", "0.5:0.1:adaptive", "--depth", "20", "--out", str(out)),
         ]
     )
 
     policy = json.loads((out / "policy.json").read_text())
-    feasible, infeasible = policy["targets"]
+    feasible, infeasible, precision, sets = policy["targets"]
     assert feasible["feasible"]
     assert not infeasible["feasible"]
-    assert feasible["wrong"] / feasible["accepted"] <= 0.1
-    assert feasible["coverage"] > 0.4
+    assert feasible["certificate"]["loss"] / feasible["certificate"]["accepted"] <= 0.1
+    assert feasible["certificate"]["coverage"] > 0.4
+    assert precision["certificate"]["loss"] / precision["certificate"]["accepted"] >= 0.5  # one item of each label
+    assert precision["feasible"]
+    assert sets["sets"][0]["k"] == 1
     assert policy["quality"]["r_auroc"]["score"] > 0.95
     assert (policy["label_field"], policy["gallery"]["items"]) == ("about.label", KNOWN)
 
     evidence = [json.loads(line) for line in (out / "evidence.jsonl").read_text().splitlines()]
     assert len(evidence) == 2 * KNOWN + UNKNOWN
-    assert all(each["correct"] for each in evidence if each["label"] != "other")
-    assert not any(each["correct"] for each in evidence if each["label"] == "other")
+    assert all(each["relevant"][0] for each in evidence if each["label"] != "other")
+    assert not any(any(each["relevant"]) for each in evidence if each["label"] == "other")
     assert "cannot be certified" in (out / "report.md").read_text()
     assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
     assert "Policy shop" in capsys.readouterr().out
@@ -95,8 +100,8 @@ def test_labelled_images_become_a_policy_that_tells_right_from_wrong(
 
 
 def test_near_duplicates_stay_together_and_what_found_nothing_is_left_out() -> None:
-    asked = [Asked(f"p{i}", "a", f"g{i // 3}", {"margin": 1.0}, True) for i in range(300)]
-    asked += [Asked("lost", "a", None, None, False), Asked("alone", "a", None, {"margin": 0.0}, False)]
+    asked = [Asked(f"p{i}", "a", f"g{i // 3}", {"margin": 1.0}, [True]) for i in range(300)]
+    asked += [Asked("lost", "a", None, None, [False]), Asked("alone", "a", None, {"margin": 0.0}, [False])]
     development, certification = split(asked, 0.3, seed=1)
     assert {each.group for each in development}.isdisjoint({each.group for each in certification if each.group})
     assert len(development) + len(certification) == 301
@@ -137,6 +142,11 @@ def test_a_server_that_refuses_is_quoted(server: str) -> None:
 
 
 def test_small_parts() -> None:
-    assert target("0.1:0.05") == (0.1, 0.05)
+    assert target("0.1:0.05") == Target(0.1, 0.05)
+    assert target("0.1:0.05:3") == Target(0.1, 0.05, 3)
+    assert target("0.1:0.05:adaptive") == Target(0.1, 0.05, "adaptive")
+    for text in ("0.1", "0.1:0.05:some"):
+        with pytest.raises(ArgumentTypeError, match="ALPHA:DELTA"):
+            target(text)
     assert value_at({"a": {"b": 3}}, "a.b") == 3
     assert value_at({"a": 1}, "a.b") is None

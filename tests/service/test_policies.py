@@ -10,7 +10,7 @@ from httpx2 import Response
 
 from service.evidence import DEPTH, Grouping, evidence_of
 from service.gallery.base import Match
-from service.policies.policy import Labelled
+from service.policies.promise import Labelled
 from service.schemas import FeedbackAnswer, PoliciesBody, PolicyBody, RetrieveAnswer
 from tests.service.conftest import Running, Start
 from tests.service.images import png
@@ -75,12 +75,12 @@ async def fill(running: Running, count: int = 6, start: int = 0) -> None:
 
 
 def queries(
-    count: int, seed: int, inputs: tuple[str, ...] = ("top_score", "margin", "result_uncertainty")
+    count: int, seed: int, inputs: tuple[str, ...] = ("top_score", "margin", "result_uncertainty"), matches: int = 1
 ) -> list[Any]:
     def written(query: Labelled) -> dict[str, Any]:
         return {**asdict(query), "evidence": {name: query.evidence[name] for name in inputs}}
 
-    return [written(query) for query in labelled(count, seed)]
+    return [written(query) for query in labelled(count, seed, matches=matches)]
 
 
 async def make(running: Running, name: str = "shop", **changes: Any) -> Response:
@@ -110,13 +110,21 @@ async def test_a_policy_accepts_sure_matches_and_abstains_from_others(start: Sta
     assert body.inputs == ["result_uncertainty", "top_score", "margin"]
     (target,) = body.targets
     assert target.feasible
-    assert (target.labels, target.audits.count) == (1500, 0)
+    assert target.certificate is not None
+    assert (target.certificate.labels, target.audits.count) == (1500, 0)
 
     accepted, abstained = (RetrieveAnswer.model_validate(response.json()) for response in (sure, unsure))
     assert (accepted.decision, accepted.reasons) == ("match", [])
     assert accepted.p_correct is not None
     assert accepted.p_correct > 0.8
-    assert accepted.guarantee.model_dump() == {"status": "valid", "policy": "shop", **TARGET, "reasons": []}
+    assert accepted.guarantee.model_dump() == {
+        "status": "valid",
+        "policy": "shop",
+        "kind": "best_match",
+        "k": 1,
+        **TARGET,
+        "reasons": [],
+    }
     assert accepted.threshold.query.source == "policy"
     assert abstained.decision == "abstain"
     assert abstained.reasons[0] in ("no_close_match", "ambiguous_match")
@@ -144,6 +152,55 @@ async def test_evidence_is_told_on_request_at_a_fixed_depth(start: Start) -> Non
     assert {"uncertainty", "novelty"} <= set(image.json()["evidence"])
 
 
+async def test_a_promise_of_precision_is_about_that_many_matches(start: Start) -> None:
+    lists: dict[str, Any] = {"development": queries(400, 0, matches=3), "certification": queries(1500, 1, matches=3)}
+    async with start() as running:
+        await fill(running)
+        made = await make(running, targets=[{"alpha": 0.2, "delta": 0.1, "k": 3}, TARGET], **lists)
+        answer = await ask(running, vector(1.0), k=3)
+        limited = await ask(running, vector(1.0), k=3, limit=2)
+        request_id = answer.headers["x-request-id"]
+        vague = await running.client.post("/feedback", json={"request_id": request_id, "correct": True})
+        judged = await running.client.post(
+            "/feedback", json={"request_id": request_id, "relevant": [True, False, True]}
+        )
+
+    assert made.status_code == 201, made.text
+    assert made.json()["targets"][0]["k"] == 3
+    body = RetrieveAnswer.model_validate(answer.json())
+    assert (body.decision, len(body.matches)) == ("match", 3)
+    assert (body.guarantee.kind, body.guarantee.k, body.guarantee.alpha) == ("precision", 3, 0.2)
+    assert (limited.status_code, vague.status_code) == (400, 400)
+    assert "leave out limit" in limited.json()["detail"]
+    assert "about 3 matches" in vague.json()["detail"]
+    assert judged.json()["loss"] == pytest.approx(1 / 3)
+
+
+async def test_adaptive_answers_are_as_long_as_the_query_is_uncertain(start: Start) -> None:
+    inputs = ("top_score", "uncertainty")
+    lists: dict[str, Any] = {"development": queries(400, 0, inputs, 40), "certification": queries(2000, 1, inputs, 40)}
+    async with start() as running:
+        await fill(running, 40)
+        made = await make(running, targets=[{"alpha": 0.1, "delta": 0.1, "k": "adaptive"}], **lists)
+        sets = PolicyBody.model_validate(made.json()).targets[0].sets
+        answers = [await running.client.post("/retrieve", json={"id": f"i{n}", "policy": "shop"}) for n in (0, 39)]
+        by_vector = await ask(running, vector(1.0))
+        request_id = answers[0].headers["x-request-id"]
+        judged = await running.client.post("/feedback", json={"request_id": request_id, "correct": False})
+
+    assert sets is not None
+    assert sets[0].above is None
+    for number, response in zip((0, 39), answers, strict=True):
+        uncertainty = 0.5 + number / 1000
+        wanted = [each.k for each in sets if each.above is None or uncertainty > each.above][-1]
+        body = RetrieveAnswer.model_validate(response.json())
+        assert wanted is not None
+        assert (body.guarantee.kind, body.guarantee.k, body.guarantee.delta) == ("set", wanted, None)
+        assert (body.decision, len(body.matches)) == ("match", wanted)
+    assert (by_vector.status_code, judged.json()["loss"]) == (400, 1.0)
+    assert "how many matches it needs" in by_vector.json()["detail"]
+
+
 async def test_an_empty_gallery_abstains(start: Start) -> None:
     async with start() as running:
         await make(running)
@@ -163,7 +220,8 @@ async def test_only_certified_pairs_can_be_asked_for(start: Start) -> None:
         unknown = await running.client.post("/retrieve", json={"vector": vector(1.0), "policy": "nobody"})
 
     assert [target["feasible"] for target in made["targets"]] == [True, True, False]
-    assert made["targets"][2]["labels_needed"] is None or made["targets"][2]["labels_needed"] > 1500
+    needed = made["targets"][2]["certificate"]["labels_needed"]
+    assert needed is None or needed > 1500
     assert which.status_code == other.status_code == infeasible.status_code == 400
     assert "alpha 0.1 with delta 0.1" in which.json()["detail"]
     assert "could not be certified" in infeasible.json()["detail"]
@@ -243,11 +301,14 @@ async def test_wrong_answers_raise_the_alarm(start: Start) -> None:
         after = (await ask(running, vector(1.0))).json()["guarantee"]
         ready = await running.client.get("/readyz")
         metrics = (await running.client.get("/metrics")).text
+        warnings = [line for line in running.log.getvalue().splitlines() if "promise may not hold" in line]
 
     assert not FeedbackAnswer.model_validate(verdicts[0]).alarm
-    assert verdicts[-1] == {"policy": "shop", "counted": True, "audits": 60, "wrong": 30.0, "alarm": True}
+    assert verdicts[-1] == {"policy": "shop", "counted": True, "audits": 60, "loss": 30.0, "alarm": True}
     assert (status["status"], after["status"]) == ("alarm", "alarm")
     assert "30 of 60 audited" in after["reasons"][0]
+    assert len(warnings) == 1  # however often it is looked at
+    assert '"status":"alarm"' in warnings[0].replace(" ", "")
     assert ready.status_code == 200
     assert 'candor_policy_status{policy="shop",status="alarm"} 1.0' in metrics
     assert 'candor_feedback_total{correct="false",policy="shop"} 30.0' in metrics
@@ -304,8 +365,12 @@ async def test_what_another_process_made_is_followed_here(start: Start, tmp_path
         ({"name": "a/b"}, 400, "letters, digits"),
         ({"targets": []}, 400, "targets"),
         ({"targets": [{"alpha": 0.0, "delta": 0.1}]}, 400, "alpha"),
+        ({"targets": [{**TARGET, "k": 0}]}, 400, "k"),
+        ({"targets": [{**TARGET, "k": 3}]}, 422, "about 3 matches"),
+        ({"targets": [{**TARGET, "k": "adaptive"}]}, 422, "uncertainty of every"),
         ({"development": queries(20, 0)}, 422, "20 development queries"),
         ({"development": [{"evidence": {"colour": 1.0}, "correct": True}]}, 400, "no input colour"),
+        ({"development": [{"evidence": {"margin": 1.0}, "correct": True, "relevant": [True]}]}, 400, "exactly one"),
         ({"development": [{"evidence": {"margin": None}, "correct": True}]}, 400, "margin"),
         ({"colour": 1}, 400, "no such option"),
         (

@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mapie.risk_control import FWERFixedSequenceTesting, control_fwer
 from scipy import stats
 
 from benchmarks.certification import CURVES, GRID, simulate
 from uncertainty.certification import (
     Certificate,
+    _largest_rejected,
     betting_p_value,
     binomial_tail,
     certify_bounded_loss,
@@ -176,3 +178,31 @@ def test_a_loss_beyond_one_is_refused() -> None:
         certify_bounded_loss(score, 2.0 * wrong + 1, ALPHA, DELTA, GRID)
     with pytest.raises(ValueError, match="only 0 and 1"):
         certify_threshold(score, wrong + 0.5, ALPHA, DELTA, GRID)  # type: ignore[arg-type]
+
+
+def test_one_start_rejects_what_mapie_rejects() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        p_values = rng.uniform(0, 0.15, 30) ** 1.5
+        budget = np.zeros(30)
+        budget[0] = 0.05
+        mapie = control_fwer(p_values, 0.05, FWERFixedSequenceTesting(n_starts=1))
+        assert _largest_rejected(p_values, budget) == (mapie.max() if mapie.size else None)
+
+
+def test_several_starts_reject_what_mapie_rejects_and_more_only_by_budget_handed_on() -> None:
+    rng = np.random.default_rng(1)
+    equal = 0
+    for _ in range(500):
+        p_values = rng.uniform(0, 0.03, 50) ** 1.3
+        budget = np.zeros(50)
+        budget[::10] = 0.01
+        mapie = control_fwer(p_values, 0.05, FWERFixedSequenceTesting(n_starts=5))
+        ours, theirs = _largest_rejected(p_values, budget), int(mapie.max()) if mapie.size else None
+        if ours == theirs:
+            equal += 1
+            continue
+        assert ours is not None
+        assert theirs is None or theirs < ours
+        assert (p_values[(ours // 10) * 10 : ours + 1] > 0.01).any()  # beyond what a start has by itself
+    assert 100 < equal < 500

@@ -16,16 +16,18 @@ from lancedb.db import AsyncConnection
 from lancedb.table import AsyncTable
 
 from service.cores import usable_cores
-from service.gallery.base import GalleryError, GalleryUnavailable
+from service.gallery.base import GalleryUnavailable
+from service.gallery.identity import Identity, require_same
 from service.gallery.lance.failures import RAISED, failure
 from service.gallery.lance.maintenance import ensure_scalar_indexes
 from service.gallery.lance.retry import retrying
-from service.gallery.lance.table import BUNDLE_KEY, DIMENSION_KEY, FORMAT, FORMAT_KEY, TABLE
+from service.gallery.lance.table import BUNDLE_KEY, DIMENSION_KEY, FORMAT_KEY, TABLE
 
 ENGINE_SETTINGS: Final = {
     "LANCE_INCLUDE_VECTOR_CENTROIDS": "false",  # or the engine warns about its own default
     "LANCE_CPU_THREADS": str(max(8, 2 * usable_cores())),  # with fewer, building an index keeps writes from running
 }
+IDENTITY_KEYS: Final = (FORMAT_KEY, BUNDLE_KEY, DIMENSION_KEY)
 
 
 async def open_in_time(location: str, columns: pa.Schema, storage: Mapping[str, str], timeout_s: float) -> AsyncTable:
@@ -96,19 +98,9 @@ async def _open_or_create(db: AsyncConnection, columns: pa.Schema) -> AsyncTable
 
 
 def _require_same(found: pa.Schema, wanted: pa.Schema, location: str) -> None:
-    theirs, ours = found.metadata or {}, wanted.metadata
-    if theirs.get(FORMAT_KEY) != FORMAT.encode():
-        raise GalleryError(
-            f"the table at {location} is not a gallery of format {FORMAT}; set CANDOR_GALLERY to another folder"
-        )
-    if theirs.get(BUNDLE_KEY) == ours[BUNDLE_KEY] and theirs.get(DIMENSION_KEY) == ours[DIMENSION_KEY]:
-        return
-    raise GalleryError(
-        f"the gallery at {location} holds embeddings of another bundle: it was made with {_text(theirs, BUNDLE_KEY)} "
-        f"(dimension {_text(theirs, DIMENSION_KEY)}), this server runs {_text(ours, BUNDLE_KEY)} (dimension "
-        f"{_text(ours, DIMENSION_KEY)}). Serve that bundle, or set CANDOR_GALLERY to another folder and fill it anew"
-    )
+    require_same(_identity(found), _identity(wanted), place=location, elsewhere="CANDOR_GALLERY to another folder")
 
 
-def _text(metadata: Mapping[bytes, bytes], key: bytes) -> str:
-    return metadata.get(key, b"nothing").decode(errors="replace")
+def _identity(columns: pa.Schema) -> Identity:
+    metadata = columns.metadata or {}
+    return Identity(*(metadata.get(key, b"nothing").decode(errors="replace") for key in IDENTITY_KEYS))

@@ -7,7 +7,12 @@ from typing import Final, TypeVar
 
 TRIES: Final = 8
 WAIT_S: Final = 0.02
-CONFLICT_WORDS: Final = ("conflict", "concurrent", "contention")
+CONFLICT_WORDS: Final = (
+    "conflict",
+    "concurrent",
+    "contention",
+    "manifest was not found",  # of the version that a write began with: upkeep has deleted it since
+)
 
 Result = TypeVar("Result")
 

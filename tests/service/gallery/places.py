@@ -4,6 +4,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,8 @@ class Place(ABC):
 
     name: str
     options: EngineOptions = EngineOptions()
+    files: Path | None = None
+    """Where the engine keeps its files, if they can be seen."""
 
     @abstractmethod
     def fresh(self) -> str:
@@ -36,6 +39,12 @@ class Place(ABC):
 
 class ServerPlace(Place):
     """Where a server of the engine's own keeps the galleries: a real one, run by the tests."""
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Variables that make a candor server reach the engine as `options` do."""
+        named = {"USER": self.options.user, "PASSWORD": self.options.password}
+        return {f"CANDOR_GALLERY_{name}": value for name, value in named.items() if value is not None}
 
     @abstractmethod
     def kill(self) -> None:
@@ -52,6 +61,7 @@ class LancePlace(Place):
     name = "lancedb"
 
     def __init__(self, folder: Path) -> None:
+        self.files = folder
         self._folder = folder
         self._numbers = itertools.count()
 
@@ -71,4 +81,20 @@ def lance(folder: Path) -> Iterator[Place]:
     yield LancePlace(folder)
 
 
-PLACES: Final[dict[str, Callable[[Path], AbstractContextManager[Place]]]] = {"lancedb": lance}
+def server(engine: str) -> Callable[[Path], AbstractContextManager[Place]]:
+    """What the module of that name in `servers` makes of a folder; imported only when it is asked for."""
+
+    def run(folder: Path) -> AbstractContextManager[Place]:
+        place: AbstractContextManager[Place] = getattr(
+            import_module(f"tests.service.gallery.servers.{engine}"), engine
+        )(folder)
+        return place
+
+    return run
+
+
+PLACES: Final[dict[str, Callable[[Path], AbstractContextManager[Place]]]] = {
+    "lancedb": lance,
+    "postgresql": server("postgresql"),
+}
+SERVERS: Final = tuple(engine for engine in PLACES if engine != "lancedb")

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from service.evidence import Grouping
-from service.policies.policy import POLICY, Labelled, Policy, PolicyError, Target, make_policy
-from tests.service.policies.factory import STATE, TARGET, labelled, policy
+from service.policies.making import PolicyError, make_policy
+from service.policies.policy import POLICY, Policy
+from service.policies.promise import Labelled, Target
+from tests.service.policies.factory import STATE, TARGET, kept, labelled, policy
 
 
 def make(development: list[Labelled], certification: list[Labelled], targets: tuple[Target, ...] = (TARGET,)) -> Policy:
@@ -23,7 +25,7 @@ def make(development: list[Labelled], certification: list[Labelled], targets: tu
 
 def test_accepted_matches_are_wrong_no_more_often_than_promised() -> None:
     made = policy()
-    certificate = made.certificate(TARGET)
+    certificate = kept(made, TARGET).certificate
     assert certificate is not None
     assert certificate.threshold is not None
     fresh = labelled(20_000, seed=2)
@@ -54,8 +56,7 @@ def test_a_policy_survives_being_written_and_read() -> None:
     made = policy(targets=(TARGET, Target(0.001, 0.01)))
     read = POLICY.validate_json(POLICY.dump_json(made))
     assert read == made
-    assert read.certificate(Target(0.001, 0.01)) is not None
-    assert read.certificate(Target(0.3, 0.3)) is None
+    assert not kept(read, Target(0.001, 0.01)).feasible
 
 
 def test_only_inputs_that_every_query_has_are_used() -> None:
@@ -75,7 +76,7 @@ def test_what_speaks_most_against_a_match_is_named() -> None:
 
 def test_groups_count_once() -> None:
     certification = [replace(query, group=f"g{i % 500}") for i, query in enumerate(labelled(1500, 1))]
-    certificate = make(labelled(400), certification).certificate(TARGET)
+    certificate = kept(make(labelled(400), certification), TARGET).certificate
     assert certificate is not None
     assert certificate.labels == 500
 
@@ -85,8 +86,8 @@ def test_groups_count_once() -> None:
     [
         (labelled(49), labelled(100), "49 development queries"),
         (labelled(100), labelled(49), "49 certification queries"),
-        ([replace(query, correct=True) for query in labelled(100)], labelled(100), "right and wrong"),
-        ([Labelled({"novelty": 1.0}, True)] * 60, labelled(100), "no input in common"),
+        ([replace(query, relevant=(True,)) for query in labelled(100)], labelled(100), "right and wrong"),
+        ([Labelled({"novelty": 1.0}, (True,))] * 60, labelled(100), "no input in common"),
     ],
 )
 def test_queries_that_make_no_policy_are_refused(
@@ -94,3 +95,62 @@ def test_queries_that_make_no_policy_are_refused(
 ) -> None:
     with pytest.raises(PolicyError, match=message):
         make(development, certification)
+
+
+def test_precision_of_accepted_lists_is_as_promised() -> None:
+    target = Target(0.15, 0.1, 5)
+    made = make(labelled(400, 0, matches=5), labelled(1500, 1, matches=5), (TARGET, target))
+    certificate = kept(made, target).certificate
+    assert certificate is not None
+    assert certificate.threshold is not None
+    fresh = labelled(20_000, seed=2, matches=5)
+    losses = [target.loss(each.relevant) for each in fresh if made.judge(each.evidence).score <= certificate.threshold]
+    assert np.mean(losses) <= target.alpha
+    assert certificate.coverage == pytest.approx(len(losses) / len(fresh), abs=0.05)
+    assert certificate.coverage > 0.2
+
+
+def test_sets_hold_a_relevant_match_for_easy_and_for_hard_queries() -> None:
+    target = Target(0.1, 0.1, "adaptive")
+    sets = kept(make(labelled(400), labelled(4000, 1, risk=0.8, matches=40), (target,)), target).sets
+    assert sets is not None
+    assert None not in sets.k
+    held: dict[int, list[bool]] = {}
+    for query in labelled(20_000, seed=2, risk=0.8, matches=40):
+        uncertainty = query.evidence["uncertainty"]
+        k = sets.k_of(uncertainty)
+        assert k is not None
+        held.setdefault(int(np.searchsorted(sets.edges, uncertainty)), []).append(query.first_relevant <= k)
+    assert sorted(held) == [0, 1, 2, 3, 4]
+    assert min(np.mean(each) for each in held.values()) >= 0.9 - 3 * np.sqrt(0.09 / 800)
+    assert sets.k[-1] > sets.k[0]  # type: ignore[operator]
+
+
+def test_near_duplicates_make_no_sets_longer_or_shorter() -> None:
+    target = Target(0.1, 0.1, "adaptive")
+    once = [replace(query, group=f"g{i}") for i, query in enumerate(labelled(400, 1, risk=0.8, matches=40))]
+    sets, again = (kept(make(labelled(400), queries, (target,)), target).sets for queries in (once, once * 5))
+    assert sets == again
+
+
+@pytest.mark.parametrize(
+    ("target", "relevant", "loss"),
+    [
+        (Target(0.1, 0.1), (True, False), 0.0),
+        (Target(0.1, 0.1), (False, True), 1.0),
+        (Target(0.1, 0.1, 4), (True, False, True, True, False), 0.25),
+        (Target(0.1, 0.1, "adaptive"), (False, False, True), 0.0),
+        (Target(0.1, 0.1, "adaptive"), (False, False), 1.0),
+    ],
+    ids=str,
+)
+def test_each_promise_counts_its_own_loss(target: Target, relevant: tuple[bool, ...], loss: float) -> None:
+    assert target.loss(relevant) == loss
+
+
+def test_promises_of_more_matches_than_were_labelled_are_refused() -> None:
+    with pytest.raises(PolicyError, match="about 5 matches"):
+        make(labelled(100), labelled(100, 1, matches=4), (Target(0.1, 0.1, 5),))
+    plain = [replace(query, evidence={"top_score": query.evidence["top_score"]}) for query in labelled(100)]
+    with pytest.raises(PolicyError, match="uncertainty of every"):
+        make(plain, plain, (Target(0.1, 0.1, "adaptive"),))
