@@ -13,7 +13,7 @@ from models.errors import UserError
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand: the module whose `main(argv)` runs it, and one line for the help."""
+    """A subcommand, of one word or two: the module whose `main(argv)` runs it, and one line for the help."""
 
     name: str
     module: str
@@ -32,6 +32,11 @@ COMMANDS: Final = (
     Command("export", "scripts.export", "write backbone, head and calibration as one bundle"),
     Command("lower-precision", "scripts.lower_precision", "make a faster bundle of one, if it says the same"),
     Command("certify", "scripts.certify", "certify a running server's retrieval with labelled queries"),
+    Command("gallery add", "scripts.gallery_add", "put a folder of images into a running server's gallery"),
+    Command(
+        "gallery export", "service.gallery_export", "write a gallery into a folder, for another engine or a backup"
+    ),
+    Command("gallery import", "service.gallery_import", "fill a gallery of any engine from such a folder"),
     Command("fit", "scripts.fit", "from a folder of your images to a bundle, in one command"),
     Command(
         "bench-uncertainty", "scripts.bench_uncertainty", "compare all methods of uncertainty, with tables and plots"
@@ -82,8 +87,17 @@ def run(command: Command, argv: Sequence[str]) -> None:
         raise SystemExit(f"candor {command.name} needs {package}, which is not installed: {install}") from error
 
 
+def words(arguments: Sequence[str]) -> int:
+    """How many of the first arguments name the command."""
+    groups = {command.name.split()[0] for command in COMMANDS if " " in command.name}
+    return 2 if arguments and arguments[0] in groups else 1
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `candor COMMAND ...`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    chosen = build_parser().parse_args(arguments[:1]).command
-    run(next(command for command in COMMANDS if command.name == chosen), arguments[1:])
+    count = words(arguments)
+    named = " ".join(arguments[:count])
+    asks_help = count == 2 and arguments[1:2] in (["-h"], ["--help"])
+    chosen = build_parser().parse_args(["--help"] if asks_help else [named] if named else []).command
+    run(next(command for command in COMMANDS if command.name == chosen), arguments[count:])

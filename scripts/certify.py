@@ -13,25 +13,21 @@ evidence.jsonl, report.md and report.png.
 
 import argparse
 import csv
-import http.client
 import json
 import random
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Any
 
 import matplotlib
 from matplotlib import pyplot as plt
 
 from models.errors import UserError
-
-IMAGES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-TIMEOUT_S: Final = 60.0
+from scripts.client import Server
+from scripts.ingest.images import IMAGES
 
 
 @dataclass(frozen=True)
@@ -64,66 +60,6 @@ class Asked:
     group: str | None
     evidence: Mapping[str, float] | None
     relevant: Sequence[bool]
-
-
-class Server:
-    """A candor server; each thread has a connection of its own, closed at the end of the block.
-
-    Raises:
-        UserError: by every method, where the server cannot be reached or refuses; the message says what it said.
-    """
-
-    def __init__(self, url: str, api_key: str | None = None) -> None:
-        self._address = urlsplit(url)
-        if self._address.scheme not in ("http", "https") or not self._address.hostname:
-            raise UserError(f"--server: {url!r} is no http or https URL")
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._own = threading.local()
-        self._opened: list[http.client.HTTPConnection] = []
-
-    def __enter__(self) -> "Server":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for connection in self._opened:
-            connection.close()
-
-    def get(self, path: str) -> Any:
-        """The JSON behind a path."""
-        return self._ask("GET", path, None, {})
-
-    def post(self, path: str, content: Any) -> Any:
-        """The JSON answer to JSON."""
-        return self._ask("POST", path, json.dumps(content).encode(), {"Content-Type": "application/json"})
-
-    def retrieve(self, image: bytes, limit: int) -> Any:
-        """The best matches of an image, and the evidence for the first."""
-        path = f"/retrieve?limit={limit}&evidence=true"
-        return self._ask("POST", path, image, {"Content-Type": "application/octet-stream"})
-
-    def _ask(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Any:
-        for last_try in (False, True):
-            connection = self._connection()
-            try:
-                connection.request(method, self._address.path.rstrip("/") + path, body, {**self._headers, **headers})
-                response = connection.getresponse()
-                text = response.read()
-                break
-            except (OSError, http.client.HTTPException) as error:  # a kept connection may have been closed meanwhile
-                connection.close()
-                if last_try:
-                    raise UserError(f"no answer from {self._address.geturl()}: {error}") from error
-        if response.status >= 400:
-            raise UserError(f"{method} {path} was answered {response.status}: {_detail(text)}")
-        return json.loads(text)
-
-    def _connection(self) -> http.client.HTTPConnection:
-        if not hasattr(self._own, "connection"):
-            kind = http.client.HTTPSConnection if self._address.scheme == "https" else http.client.HTTPConnection
-            self._own.connection = kind(self._address.hostname or "", self._address.port, timeout=TIMEOUT_S)
-            self._opened.append(self._own.connection)
-        connection: http.client.HTTPConnection = self._own.connection
-        return connection
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -172,7 +108,7 @@ def ask_all(
     """Ask every query for `limit` matches, some queries at a time, in order."""
 
     def ask(query: Query) -> Asked:
-        answer = server.retrieve(query.path.read_bytes(), limit)
+        answer = retrieve(server, query.path.read_bytes(), limit)
         labels = [value_at(match["payload"], label_field) for match in answer["matches"]]
         relevant = [label is not None and str(label) == query.label for label in labels]
         relevant += [False] * (limit - len(relevant))  # a gallery of fewer items has no more
@@ -180,6 +116,11 @@ def ask_all(
 
     with ThreadPoolExecutor(concurrency) as threads:
         yield from threads.map(ask, queries)
+
+
+def retrieve(server: Server, image: bytes, limit: int) -> Any:
+    """The best matches of an image, and the evidence for the first."""
+    return server.ask("POST", f"/retrieve?limit={limit}&evidence=true", image, "application/octet-stream")
 
 
 def split(asked: Sequence[Asked], development: float, seed: int) -> tuple[list[Asked], list[Asked]]:
@@ -282,13 +223,6 @@ def _group(asked: Asked) -> str:
 
 def _labelled(asked: Asked) -> dict[str, Any]:
     return {"evidence": asked.evidence, "relevant": asked.relevant, "group": asked.group}
-
-
-def _detail(text: bytes) -> str:
-    try:
-        return str(json.loads(text)["detail"])
-    except (ValueError, KeyError, TypeError):
-        return text[:200].decode(errors="replace")
 
 
 def _arguments() -> argparse.ArgumentParser:

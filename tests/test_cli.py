@@ -30,16 +30,38 @@ def test_help_lists_every_command_and_its_summary(capsys: pytest.CaptureFixture[
         assert f"{command.name} {command.summary}" in text
 
 
-def test_every_stage_in_scripts_is_a_command_and_every_command_has_its_file(repository: Path) -> None:
-    stages = {f"scripts.{path.stem}" for path in (repository / "scripts").glob("*.py") if defines_main(path)}
+def test_every_stage_is_a_command_and_every_command_has_its_file(repository: Path) -> None:
+    folders = ("scripts", "service")
+    stages = {
+        f"{name}.{path.stem}" for name in folders for path in (repository / name).glob("*.py") if defines_main(path)
+    }
 
-    assert {command.module for command in candor.COMMANDS} == stages | {"service.main"}
-    assert defines_main(repository / "service" / "main.py")
+    assert {command.module for command in candor.COMMANDS} == stages
 
 
 def test_a_stage_is_called_after_its_module() -> None:
     for command in candor.COMMANDS:
-        assert command.module in {"service.main", f"scripts.{command.name.replace('-', '_')}"}
+        name = command.name.replace("-", "_").replace(" ", "_")
+        assert command.module in {"service.main", f"scripts.{name}", f"service.{name}"}
+
+
+def test_two_words_may_name_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    first = write_stage(tmp_path, "first_of_a_group", "def main(argv):\n    print('first', argv)\n")
+    second = write_stage(tmp_path, "second_of_a_group", "def main(argv):\n    print('second', argv)\n")
+    commands = (candor.Command("group one", first.module, "-"), candor.Command("group two", second.module, "-"))
+    monkeypatch.setattr(candor, "COMMANDS", commands)
+
+    candor.main(["group", "one", "two", "--help"])
+    candor.main(["group", "two"])
+
+    assert capsys.readouterr().out == "first ['two', '--help']\nsecond []\n"
+    with pytest.raises(SystemExit) as helped:
+        candor.main(["group", "--help"])
+    assert helped.value.code == 0
+    assert "group two" in capsys.readouterr().out
 
 
 def test_version_is_the_one_of_the_package(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,7 +74,7 @@ def test_version_is_the_one_of_the_package(repository: Path, capsys: pytest.Capt
     assert capsys.readouterr().out == f"candor {declared}\n"
 
 
-@pytest.mark.parametrize("argv", [[], ["no-such-stage"], ["--no-such-option"]])
+@pytest.mark.parametrize("argv", [[], ["no-such-stage"], ["--no-such-option"], ["gallery"], ["gallery", "burn"]])
 def test_anything_else_is_a_usage_error(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         candor.main(argv)

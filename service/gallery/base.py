@@ -87,6 +87,9 @@ class Gallery(Protocol):
     async def get(self, item_id: str) -> Item | None:
         """The item of that id, or None."""
 
+    async def get_many(self, item_ids: Sequence[str]) -> list[Item]:
+        """Those of the items that are there, each once, in any order."""
+
     async def delete(self, item_ids: Sequence[str]) -> int:
         """Delete by id; the number of items that were there."""
 

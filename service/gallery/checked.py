@@ -118,6 +118,12 @@ class CheckedGallery:
         self._require_open()
         return next(iter(await self._engine.items([check_id(item_id)])), None)
 
+    async def get_many(self, item_ids: Sequence[str]) -> list[Item]:
+        """Those of the items that are there, each once, in any order."""
+        self._require_open()
+        ids = list(dict.fromkeys(check_id(item_id) for item_id in item_ids))
+        return await self._engine.items(ids) if ids else []
+
     async def count(self, where: Filter | None = None) -> int:
         """Number of items, or of those that pass the filter."""
         self._require_open()

@@ -10,7 +10,8 @@ from httpx2 import Client
 
 from models.errors import UserError
 from scripts import certify
-from scripts.certify import Asked, Query, Server, Target, read_queries, split, target, value_at
+from scripts.certify import Asked, Query, Target, read_queries, split, target, value_at
+from scripts.client import Server
 from tests.service import process
 from tests.service.bundle_factory import make_bundle
 from tests.service.images import encode, picture, png

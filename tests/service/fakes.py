@@ -40,6 +40,9 @@ class FakeGallery:
     async def get(self, item_id: str) -> Item | None:
         return self.items.get(item_id)
 
+    async def get_many(self, item_ids: Sequence[str]) -> list[Item]:
+        return [self.items[item_id] for item_id in set(item_ids) if item_id in self.items]
+
     async def delete(self, item_ids: Sequence[str]) -> int:
         return sum(self.items.pop(item_id, None) is not None for item_id in item_ids)
 

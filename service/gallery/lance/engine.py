@@ -23,11 +23,12 @@ from lancedb.query import AsyncVectorQuery, ColumnOrdering
 from lancedb.table import AsyncTable
 from numpy.typing import NDArray
 
-from service.gallery.base import GalleryError, Item, Match
+from service.gallery.base import Item, Match
 from service.gallery.filters import Where
 from service.gallery.lance.disk import FileLock, FolderSync
-from service.gallery.lance.maintenance import Maintenance, Upkeep, ensure_scalar_indexes, vector_index
-from service.gallery.lance.opening import is_local, lock_path, open_table
+from service.gallery.lance.failures import RAISED, failure, told
+from service.gallery.lance.maintenance import Maintenance, Upkeep, vector_index
+from service.gallery.lance.opening import is_local, lock_path, open_in_time
 from service.gallery.lance.retry import retrying
 from service.gallery.lance.sql import literal, quote, to_sql
 from service.gallery.lance.table import ITEM_COLUMNS, MATCH_COLUMNS, schema, to_arrow, to_items
@@ -47,11 +48,13 @@ class LanceOptions:
         upkeep: when to merge files and build indexes.
         sync: flush each commit to disk before acknowledging it; off, writes are faster and a power cut may undo some.
         storage: what the object store needs, as it takes it (keys, region, endpoint).
+        open_timeout_s: how long an object store may take to answer when the table is opened.
     """
 
     upkeep: Upkeep = field(default_factory=Upkeep)
     sync: bool = True
     storage: Mapping[str, str] = field(default_factory=dict)
+    open_timeout_s: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class LanceEngine:
         """Whether there is an index to search through."""
         return self._maintenance.indexed
 
+    @told
     async def existing(self, ids: Sequence[str]) -> set[str]:
         """Those of the ids that are kept."""
         found: set[str] = set()
@@ -105,6 +109,7 @@ class LanceEngine:
             found.update(table.column("id").to_pylist())
         return found
 
+    @told
     async def commit(self, rows: Sequence[Row], deleted: Sequence[str]) -> None:
         """Store rows, each in place of the one of its id, and delete ids."""
         async with self._writing:
@@ -116,6 +121,7 @@ class LanceEngine:
             await self._sync()
         self._maintenance.committed()
 
+    @told
     async def delete_where(self, where: Where) -> int:
         """Delete every item that passes; the number deleted."""
         async with self._writing:
@@ -124,16 +130,19 @@ class LanceEngine:
         self._maintenance.committed()
         return deleted
 
+    @told
     async def items(self, ids: Sequence[str]) -> list[Item]:
         """The items of these ids that are kept, in any order."""
         queries = [self._table.query().where(sql).select(ITEM_COLUMNS) for sql in _id_conditions(ids)]
         return [item for query in queries for item in to_items(await query.to_arrow())]
 
+    @told
     async def count(self, where: Where) -> int:
         """Number of items that pass."""
         rows: int = await self._table.count_rows(to_sql(where))
         return rows
 
+    @told
     async def page(self, limit: int, offset: int, where: Where) -> list[str]:
         """Ids of items that pass, from the least to the most uncertain, ties by id."""
         query = self._table.query().order_by(_ascending("uncertainty", "id")).select(["id", "uncertainty"])
@@ -143,6 +152,7 @@ class LanceEngine:
         )
         return ids
 
+    @told
     async def walk(self, after: str | None, limit: int) -> list[Item]:
         """The first `limit` items by id, of those that come after one id, or of all."""
         query = self._table.query().order_by(_ascending("id")).select(["id"]).limit(limit)
@@ -150,6 +160,7 @@ class LanceEngine:
         items = await self.items(found.column("id").to_pylist())
         return sorted(items, key=lambda item: item.id)
 
+    @told
     async def nearest(
         self, unit: NDArray[np.float32], limit: int, where: Where, max_uncertainty: float, *, exact: bool
     ) -> list[Match]:
@@ -164,9 +175,11 @@ class LanceEngine:
 
     async def scan(self) -> AsyncIterator[list[tuple[str, float]]]:
         """Id and uncertainty of every item, some at a time, in no order."""
-        reader = await self._table.query().select(["id", "uncertainty"]).to_batches()
-        async for batch in reader:
-            yield list(zip(batch.column("id").to_pylist(), batch.column("uncertainty").to_pylist(), strict=True))
+        try:
+            async for batch in await self._table.query().select(["id", "uncertainty"]).to_batches():
+                yield list(zip(batch.column("id").to_pylist(), batch.column("uncertainty").to_pylist(), strict=True))
+        except RAISED as error:
+            raise failure(error) from error
 
     async def stats(self) -> LanceStats:
         """The table's state now."""
@@ -183,6 +196,7 @@ class LanceEngine:
             last_error=self._maintenance.last_error,
         )
 
+    @told
     async def maintain(self) -> None:
         """Do now what the background upkeep would do next."""
         await self._maintenance.run_once()
@@ -205,14 +219,11 @@ async def open_lance_engine(
 
     Raises:
         GalleryError: when the place cannot be used, or holds the items of another bundle.
+        GalleryUnavailable: when an object store cannot be reached.
     """
     options = options or LanceOptions()
     columns = schema(dimension, bundle_hash)
-    try:
-        table = await open_table(location, columns, options.storage)
-        await retrying(partial(ensure_scalar_indexes, table))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise GalleryError(f"cannot open the gallery at {location}: {error}") from error
+    table = await open_in_time(location, columns, options.storage, options.open_timeout_s)
     folder = await asyncio.to_thread(FolderSync, Path(location)) if is_local(location) and options.sync else None
     engine = LanceEngine(table, columns, options.upkeep, FileLock(lock_path(location)), folder)
     await engine.start()

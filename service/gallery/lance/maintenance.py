@@ -86,6 +86,7 @@ class Maintenance:
         self._merged = 0  # the version up to which everything is merged: each commit since left about one file
         self._own = 0  # commits of this process so far
         self._task: asyncio.Task[None] | None = None
+        self._round = asyncio.Lock()  # two rounds at once would build one index twice, and conflict
         self.indexed = False
         self.state = "idle"
         self.last_error: str | None = None
@@ -112,12 +113,13 @@ class Maintenance:
 
     async def run_once(self) -> None:
         """Merge and index now, in this order: while an index is built, which takes minutes, files are few."""
-        try:
-            await self._optimize()
-            await self._build_vector_index()
-            await self._after()
-        finally:
-            self.state = "idle"
+        async with self._round:
+            try:
+                await self._optimize()
+                await self._build_vector_index()
+                await self._after()
+            finally:
+                self.state = "idle"
 
     async def _loop(self) -> None:
         clock = asyncio.get_running_loop().time

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +16,11 @@ from lancedb.db import AsyncConnection
 from lancedb.table import AsyncTable
 
 from service.cores import usable_cores
+from service.gallery.base import GalleryUnavailable
 from service.gallery.identity import Identity, require_same
+from service.gallery.lance.failures import RAISED, failure
+from service.gallery.lance.maintenance import ensure_scalar_indexes
+from service.gallery.lance.retry import retrying
 from service.gallery.lance.table import BUNDLE_KEY, DIMENSION_KEY, FORMAT_KEY, TABLE
 
 ENGINE_SETTINGS: Final = {
@@ -23,6 +28,27 @@ ENGINE_SETTINGS: Final = {
     "LANCE_CPU_THREADS": str(max(8, 2 * usable_cores())),  # with fewer, building an index keeps writes from running
 }
 IDENTITY_KEYS: Final = (FORMAT_KEY, BUNDLE_KEY, DIMENSION_KEY)
+
+
+async def open_in_time(location: str, columns: pa.Schema, storage: Mapping[str, str], timeout_s: float) -> AsyncTable:
+    """The table as of `open_table`, its columns indexed; a store that never answers would be asked for minutes.
+
+    Raises:
+        GalleryError: where it cannot be opened, holds the items of another bundle, or is no gallery.
+        GalleryUnavailable: where an object store cannot be reached.
+    """
+    doing = f"cannot open the gallery at {location}"
+    if not is_local(location):
+        doing += " with what CANDOR_GALLERY_STORAGE says"
+    try:
+        async with asyncio.timeout(timeout_s):
+            table = await open_table(location, columns, storage)
+        await retrying(partial(ensure_scalar_indexes, table))
+        return table
+    except TimeoutError as error:
+        raise GalleryUnavailable(f"{doing}: no answer within {timeout_s:g} s") from error
+    except RAISED as error:
+        raise failure(error, doing) from error
 
 
 async def open_table(location: str, columns: pa.Schema, storage: Mapping[str, str]) -> AsyncTable:

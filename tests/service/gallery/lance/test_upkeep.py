@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from service.gallery.base import GalleryError
 from service.gallery.checked import CheckedGallery
 from service.gallery.lance.engine import LanceOptions
 from service.gallery.lance.maintenance import MAX_SEGMENTS, Upkeep
@@ -234,7 +235,7 @@ async def test_a_merge_that_lost_to_a_write_is_made_again_while_writes_wait(
 
     written_meanwhile: list[bool] = []
     monkeypatch.setattr(engine_of(gallery)._table, "optimize", lose_once)
-    with pytest.raises(RuntimeError, match="preempted"):
+    with pytest.raises(GalleryError, match="preempted"):
         await gallery.maintain()
     await gallery.maintain()
     assert write is not None

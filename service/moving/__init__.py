@@ -1,0 +1,1 @@
+"""A gallery as a folder of files, which any engine can be read into and filled from."""

@@ -1,0 +1,85 @@
+"""The gallery that the settings and the command line name, opened for moving; and its name without secrets."""
+
+import argparse
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from models.bundle import Bundle, load_bundle
+from models.errors import UserError
+from service.gallery import open_gallery
+from service.gallery.base import Gallery, GalleryError
+from service.gallery.options import Consistency
+from service.settings import Settings, SettingsError, read_settings
+
+
+@dataclass(frozen=True)
+class Place:
+    """A bundle and the gallery of its items that the settings name."""
+
+    settings: Settings
+    bundle: Bundle
+
+    @property
+    def name(self) -> str:
+        """Of the gallery, without user, password or options, and the same from whatever folder it is asked."""
+        location = self.settings.gallery
+        if "://" not in location:
+            return str(Path(location).expanduser().absolute())
+        url = urlsplit(location)
+        plain = urlunsplit((url.scheme, url.netloc.rpartition("@")[2], url.path, "", ""))
+        return f"{plain} ({self.settings.gallery_table})" if url.scheme == "postgresql" else plain
+
+    @property
+    def is_missing_folder(self) -> bool:
+        """Whether it is a folder that is not there."""
+        location = self.settings.gallery
+        folder = urlsplit(location).path if location.startswith("file://") else location
+        return "://" not in folder and not Path(folder).expanduser().is_dir()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--gallery` and `--bundle`."""
+    parser.add_argument("--gallery", metavar="LOCATION", help="folder or URL, in place of CANDOR_GALLERY")
+    parser.add_argument("--bundle", metavar="DIR", help="bundle of its items, in place of CANDOR_BUNDLE")
+
+
+def read_place(options: argparse.Namespace) -> Place:
+    """What the environment and the options name.
+
+    Raises:
+        UserError: for settings or a bundle that cannot be used.
+    """
+    given: dict[str, Any] = {"gallery": options.gallery, "bundle": options.bundle}
+    try:
+        settings = read_settings({name: value for name, value in given.items() if value is not None})
+    except SettingsError as error:
+        raise UserError(str(error)) from error
+    return Place(settings, load_bundle(settings.bundle))
+
+
+@contextlib.asynccontextmanager
+async def opened(place: Place) -> AsyncIterator[Gallery]:
+    """The gallery, closed at the end; reads of it see what every process wrote.
+
+    Raises:
+        UserError: in place of a GalleryError, also from within the block.
+    """
+    consistency = place.settings.gallery_consistency or Consistency.STRONG
+    manifest = place.bundle.manifest
+    try:
+        gallery = await open_gallery(
+            place.settings.gallery,
+            dimension=manifest.dimension,
+            bundle_hash=place.bundle.hash,
+            options=replace(place.settings.engine_options, consistency=consistency),
+        )
+        try:
+            yield gallery
+        finally:
+            await gallery.close()
+    except GalleryError as error:
+        raise UserError(str(error)) from error
