@@ -23,6 +23,10 @@ class FilterError(ValueError):
     """A filter the gallery cannot read; the message names the part at fault."""
 
 
+class TooLarge(ValueError):
+    """An item that the engine has no room for; the message says how large it is, and may be."""
+
+
 @dataclass(frozen=True)
 class Item:
     """One stored image: `embedding` is (D,) float32 of unit L2 norm, `uncertainty` its raw uncertainty."""

@@ -78,5 +78,5 @@ class Limited(Protocol):
         """Look at a row before anything of its call is written.
 
         Raises:
-            ValueError: when there is no room for it, saying what is too long.
+            TooLarge: when there is no room for it.
         """

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from pymilvus import AsyncMilvusClient, CollectionSchema, DataType
 
-from service.gallery.base import Item, Match
+from service.gallery.base import Item, Match, TooLarge
 from service.gallery.milvus.expressions import DIGEST_LENGTH, digest, sortable
 from service.gallery.rows import MAX_ID_LENGTH, Row
 
@@ -56,7 +56,7 @@ def to_record(row: Row) -> dict[str, Any]:
     """A row as the collection keeps it.
 
     Raises:
-        ValueError: where it is longer than Milvus has room for.
+        TooLarge: where it is longer than Milvus has room for.
     """
     fields = row.fields
     numbers = {digest(path): sortable(n) for path, n in zip(fields.number_paths, fields.numbers, strict=True)}
@@ -116,13 +116,11 @@ def bucket_ranges(parts: int) -> list[str]:
 
 def _check_room(row: Row, texts: Mapping[str, str]) -> None:
     if len(row.fields.tokens) > MAX_TOKENS:
-        raise ValueError(
-            f"payload of {row.id!r} has {len(row.fields.tokens)} values; Milvus keeps {MAX_TOKENS} at most"
-        )
+        raise TooLarge(f"payload of {row.id!r} has {len(row.fields.tokens)} values; Milvus keeps {MAX_TOKENS} at most")
     for name, text in texts.items():
         if (size := len(text.encode())) > MAX_BYTES:
             what = "payload" if name == "payload" else f"payload (with {name} for filters)"
-            raise ValueError(f"{what} of {row.id!r} takes {size} bytes as JSON; Milvus keeps {MAX_BYTES} at most")
+            raise TooLarge(f"{what} of {row.id!r} takes {size} bytes as JSON; Milvus keeps {MAX_BYTES} at most")
 
 
 def _json(value: Mapping[str, str]) -> str:
