@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from models.images import ImageError
-from service.gallery.base import FilterError, GalleryError, GalleryUnavailable
+from service.gallery.base import FilterError, GalleryError, GalleryUnavailable, NoRoom
 
 PROBLEM_JSON = "application/problem+json"
 GALLERY_RETRY_S = 2.0
@@ -243,6 +243,8 @@ def as_problem(error: Exception) -> Problem | None:
             return error
         case FilterError():
             return InvalidFilter(str(error))
+        case NoRoom():
+            return ItemTooLarge(str(error))
         case GalleryUnavailable():
             return GalleryUnreachable(str(error), headers=retry_after(GALLERY_RETRY_S))
         case GalleryError():

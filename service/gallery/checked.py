@@ -84,7 +84,7 @@ class CheckedGallery:
         """Store items, replacing those of the same id; the last of equal ids in one call wins.
 
         Raises:
-            ValueError: when one item must not be stored; then none is.
+            ValueError: when one item must not be stored (`NoRoom` where the engine has no room for it); then none is.
             GalleryError: when the engine fails.
         """
         self._require_open()

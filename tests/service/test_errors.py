@@ -14,7 +14,7 @@ from httpx2 import Response
 
 from models.images import ImageTooLarge, UndecodableImage, UnsupportedFormat
 from service.errors import Problem
-from service.gallery.base import GalleryError
+from service.gallery.base import GalleryError, TooLarge
 from service.lanes import Outputs
 from tests.service.conftest import Running, Start
 from tests.service.fakes import GatedSession, PoisonedSession
@@ -354,6 +354,15 @@ async def test_a_gallery_that_fails_says_so(running: Running) -> None:
     running.gallery.before_write = fail
     problem = check(await running.client.put("/gallery/a", content=png(), headers=PNG), 500, "gallery_failed")
     assert problem["detail"] == "the disk is full"
+
+
+async def test_an_item_the_engine_has_no_room_for_is_refused(running: Running) -> None:
+    def refuse() -> None:
+        raise TooLarge("payload of 'a' takes 70000 bytes")
+
+    running.gallery.before_write = refuse
+    problem = check(await running.client.put("/gallery/a", content=png(), headers=PNG), 400, "invalid_option")
+    assert "70000 bytes" in problem["detail"]
 
 
 async def test_a_write_that_takes_too_long_is_not_acknowledged_and_not_torn(start: Start) -> None:

@@ -14,13 +14,13 @@ from service.gallery.base import GalleryError, GalleryUnavailable
 from service.gallery.milvus.address import Address, client_arguments
 from service.gallery.options import EngineOptions
 
-# What the client logs as it fails is raised as well, and the time given to it only bounds what ours does not.
+# What these log, with a traceback for each call that fails, is raised as well.
 RAISED_ANYWAY: Final = ("pymilvus.decorators", "pymilvus.client.connection_manager")
-MARGIN_S: Final = 5.0
+MARGIN_S: Final = 5.0  # more than ours for the client's own time, or it would give up in words that say less
 AWAY: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
-# Codes of the server: not ready, unavailable, out of memory, too many requests, internal; not loaded; a node, channel,
-# segment or replica that is not there now.
-AWAY_CODES: Final = frozenset({2, 3, 4, 101, 102, 103, 500, 501, 502, 503, 504, 600, 601, 602, 901, 902, 903})
+# Codes of the server: unavailable, out of memory, too many requests, too fast; a collection that is not loaded yet; a
+# replica, channel, segment or node that is not there now.
+AWAY_CODES: Final = frozenset({2, 3, 4, 8, 101, 103, 400, 401, 500, 501, 503, 600, 601, 602, 901, 902})
 AWAY_WORDS: Final = (
     "not ready",
     "not healthy",
@@ -42,18 +42,18 @@ class Connection:
         with self._telling():
             self._client = AsyncMilvusClient(timeout=self._patience, **self._arguments)
 
-    async def call(self, name: str, *, collection: bool = True, **arguments: Any) -> Any:
-        """Call a method of the client, on the collection unless said.
+    async def call(self, name: str, **arguments: Any) -> Any:
+        """Call a method of the client on the collection.
 
         Raises:
             GalleryUnavailable: where the server is away, not ready, or does not answer in time.
             GalleryError: where it refuses.
         """
-        if collection:
-            arguments["collection_name"] = self.address.collection
         with self._telling():
             async with asyncio.timeout(self._timeout_s):
-                return await getattr(self._client, name)(timeout=self._patience, **arguments)
+                return await getattr(self._client, name)(
+                    collection_name=self.address.collection, timeout=self._patience, **arguments
+                )
 
     async def loaded_segments(self) -> list[Any]:
         """Segments of the collection in memory, sealed ones: their `num_rows`, and `index_id` or 0.
@@ -127,7 +127,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _reason(error: BaseException) -> str:
-    text = error.message if isinstance(error, MilvusException) else str(error)
-    if isinstance(error, grpc.RpcError):
-        text = error.details()
-    return str(text).splitlines()[0][:500] if text else type(error).__name__
+    """What went wrong: in the channel's words where it did there, as the client's own are the same for every reason."""
+    for one in _causes(error):
+        if isinstance(one, grpc.RpcError) and one.details():
+            return str(one.details()).splitlines()[0][:500]
+    text = str(error.message if isinstance(error, MilvusException) else error)
+    return text.splitlines()[0][:500] if text else type(error).__name__

@@ -75,7 +75,7 @@ class MilvusEngine:
 
     async def existing(self, ids: Sequence[str]) -> set[str]:
         """Those of the ids that are kept."""
-        parts = [await self._query(one_of(part), ["id"], level="Strong") for part in _split(ids)]
+        parts = [await self._query(one_of(part), ["id"], level=Consistency.STRONG) for part in _split(ids)]
         return {record["id"] for part in parts for record in part}
 
     async def commit(self, rows: Sequence[Row], deleted: Sequence[str]) -> None:
@@ -92,7 +92,7 @@ class MilvusEngine:
     async def delete_where(self, where: Where) -> int:
         """Delete every item that passes; the number deleted: they are found first, as Milvus deletes by id."""
         deleted = 0
-        async for part in self._sweep(to_expression(where), ["id"], level="Strong"):
+        async for part in self._sweep(to_expression(where), ["id"], level=Consistency.STRONG):
             await self._delete([record["id"] for record in part])
             deleted += len(part)
         return deleted
@@ -139,7 +139,7 @@ class MilvusEngine:
             return []
         expression = to_expression(where, max_uncertainty)
         if not exact:
-            return await nearest.through_index(self._search, unit, limit, expression)
+            return await nearest.through_index(self._query, self._search, unit, limit, expression)
         if await nearest.count(self._query, expression) > nearest.FEW and await self._settled():
             return await self._matches(await nearest.in_buckets(self._search, unit, limit, expression))
         return await self._matches(await self._compare(unit, limit, expression))
@@ -195,14 +195,13 @@ class MilvusEngine:
             self._deleted_at = time.monotonic()
 
     @property
-    def _level(self) -> str:
+    def _level(self) -> Consistency:
         """Of a read: strong for a while after a delete, as Milvus 2.3 does not count it among what a session wrote."""
         recent = time.monotonic() - self._deleted_at < DELETE_SETTLES_S
-        session = self._consistency is Consistency.SESSION
-        return (Consistency.STRONG if session and recent else self._consistency).value.capitalize()
+        return Consistency.STRONG if recent and self._consistency is Consistency.SESSION else self._consistency
 
     async def _sweep(
-        self, expression: str, fields: list[str], size: int = PART, level: str | None = None
+        self, expression: str, fields: list[str], size: int = PART, level: Consistency | None = None
     ) -> AsyncIterator[list[dict[str, Any]]]:
         """What an expression holds for, in parts, in order of id."""
         last: str | None = None
@@ -215,15 +214,19 @@ class MilvusEngine:
             last = part[-1]["id"]
 
     async def _query(
-        self, expression: str, fields: list[str], *, level: str | None = None, **options: Any
+        self, expression: str, fields: list[str], *, level: Consistency | None = None, **options: Any
     ) -> list[dict[str, Any]]:
         found = await self._connection.call(
-            "query", filter=expression, output_fields=fields, consistency_level=level or self._level, **options
+            "query",
+            filter=expression,
+            output_fields=fields,
+            consistency_level=(level or self._level).capitalize(),
+            **options,
         )
         return list(found)
 
     async def _search(self, **arguments: Any) -> list[dict[str, Any]]:
-        found = await self._connection.call("search", consistency_level=self._level, **arguments)
+        found = await self._connection.call("search", consistency_level=self._level.capitalize(), **arguments)
         return list(found[0])
 
 

@@ -1,8 +1,8 @@
 """The nearest items in Milvus: through its index, or exactly.
 
 Where a filter leaves less than 7 % of a segment, Milvus compares every vector that is left, instead of walking its
-graph, where it would miss many. So a search with a filter is made in `FILTERED_PARTS` at once, each of some items,
-and an exact one in `EXACT_PARTS`, which misses none (2.3.5: measured).
+graph, where it would miss many. So a search with a filter that fewer than half of the items pass is made in parts at
+once, each of so few items, and an exact one in `EXACT_PARTS`, which misses none (2.3.5: measured).
 
 That holds for rows that are in a graph. Those that are not yet are compared one by one while they are few (`SMALL`);
 of more, Milvus looks into some cells only. An exact search then compares everything here, which takes long (`settled`).
@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 from service.gallery.base import Match
 from service.gallery.milvus.collection import MATCH_FIELDS, bucket_ranges, to_match
 from service.gallery.milvus.expressions import both
+from service.gallery.options import Consistency
 
 FEW: Final = 4096  # items that an exact search compares here
 SMALL: Final = 2000  # rows in no graph that Milvus compares one by one: it does so below 2048
 EF_SEARCH: Final = 512
 MAX_EF: Final = 32_768
 EXACT_PARTS: Final = 32
-FILTERED_PARTS: Final = 4
+COMPARED: Final = 0.05  # of the items: of so few in every segment, more or less, Milvus compares them all
+GRAPH_FROM: Final = 0.5  # of the items: where more pass, the graph finds nearly all of the nearest
 
 Records = list[dict[str, Any]]
 Query = Callable[..., Awaitable[Records]]
@@ -39,11 +41,23 @@ async def count(query: Query, expression: str, **options: Any) -> int:
     return int((await query(expression, ["count(*)"], **options))[0]["count(*)"])
 
 
-async def through_index(search: Query, unit: NDArray[np.float32], limit: int, expression: str) -> list[Match]:
+async def through_index(
+    query: Query, search: Query, unit: NDArray[np.float32], limit: int, expression: str
+) -> list[Match]:
     """The nearest items, of which some may be missed."""
-    parts = FILTERED_PARTS if expression else 1
+    parts = await _parts(query, expression) if expression else 1
     hits = await _in_parts(search, unit, limit, expression, parts, MATCH_FIELDS)
     return [to_match(hit["distance"], hit["entity"]) for hit in hits]
+
+
+async def _parts(query: Query, expression: str) -> int:
+    """In how many parts to search, by the share of items that pass: as it was lately, which waits for nothing."""
+    passing, everything = await asyncio.gather(
+        *(count(query, one, level=Consistency.BOUNDED) for one in (expression, ""))
+    )
+    if passing > GRAPH_FROM * everything:
+        return 1
+    return next((parts for parts in (1, 2, 4, 8) if passing <= COMPARED * everything * parts), 16)
 
 
 async def in_buckets(search: Query, unit: NDArray[np.float32], limit: int, expression: str) -> list[Scored]:

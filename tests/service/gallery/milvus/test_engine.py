@@ -11,7 +11,7 @@ import pytest
 from pymilvus import DataType, MilvusClient
 
 from service.gallery import open_gallery
-from service.gallery.base import GalleryError, GalleryUnavailable, Item
+from service.gallery.base import GalleryError, GalleryUnavailable, Item, NoRoom
 from service.gallery.checked import CheckedGallery
 from service.gallery.filters import parse_filter
 from service.gallery.milvus import MilvusEngine, engine, nearest
@@ -44,7 +44,7 @@ async def test_a_payload_as_long_as_there_is_room_for_comes_back(gallery: Checke
 async def test_a_payload_beyond_the_room_is_refused_before_anything_is_written(
     gallery: CheckedGallery, payload: dict[str, Any]
 ) -> None:
-    with pytest.raises(ValueError, match=r"payload.*Milvus keeps"):
+    with pytest.raises(NoRoom, match=r"payload.*Milvus keeps"):
         await gallery.upsert([item("good"), Item("long", vector_of("long"), 0.5, payload)])
     assert await gallery.count() == 0
 
