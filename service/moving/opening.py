@@ -5,8 +5,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from models.bundle import Bundle, load_bundle
 from models.errors import UserError
@@ -14,6 +14,15 @@ from service.gallery import open_gallery
 from service.gallery.base import Gallery, GalleryError
 from service.gallery.options import Consistency
 from service.settings import Settings, SettingsError, read_settings
+
+NAMING: Final = (
+    "host",
+    "port",
+    "dbname",
+    "database",
+    "search_path",
+    "options",
+)  # of a URL's query; others may be secret
 
 
 @dataclass(frozen=True)
@@ -25,12 +34,13 @@ class Place:
 
     @property
     def name(self) -> str:
-        """Of the gallery, without user, password or options, and the same from whatever folder it is asked."""
+        """Of the gallery, without user or password, and the same from whatever folder it is asked."""
         location = self.settings.gallery
         if "://" not in location:
             return str(Path(location).expanduser().absolute())
         url = urlsplit(location)
-        plain = urlunsplit((url.scheme, url.netloc.rpartition("@")[2], url.path, "", ""))
+        query = urlencode([(name, value) for name, value in parse_qsl(url.query) if name in NAMING])
+        plain = urlunsplit((url.scheme, url.netloc.rpartition("@")[2], url.path, query, ""))
         return f"{plain} ({self.settings.gallery_table})" if url.scheme == "postgresql" else plain
 
     @property

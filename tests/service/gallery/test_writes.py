@@ -293,3 +293,12 @@ async def test_a_cancelled_upsert_leaves_its_neighbours_alone(gallery: CheckedGa
 def test_unit_vectors_are_not_touched() -> None:
     vector = unit(np.arange(1.0, DIMENSION + 1))
     assert np.array_equal(to_row(Item("a", vector, 0.5, {}), DIMENSION).embedding, vector)
+
+
+async def test_many_are_read_by_id_each_once(gallery: CheckedGallery) -> None:
+    await gallery.upsert([item(f"i{n}") for n in range(1200)])
+    ids = [f"i{n}" for n in range(1, 1200)]
+    found = {one.id: one for one in await gallery.get_many([*ids, "i1", "missing"])}
+    assert len(await gallery.get_many([*ids, "i1", "missing"])) == len(found) == 1199
+    assert all(same_item(found[one], item(one)) for one in ids)
+    assert await gallery.get_many([]) == []

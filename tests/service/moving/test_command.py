@@ -9,6 +9,8 @@ import pytest
 
 from models.bundle import Bundle
 from service.moving.manifest import at_work, read_manifest
+from service.moving.opening import Place
+from service.settings import Settings
 from tests.service.bundle_factory import make_bundle
 from tests.service.gallery.oracle import same_item
 from tests.service.moving.commands import candor, contents, fill, killed
@@ -217,6 +219,21 @@ def test_settings_that_cannot_be_used_are_told_without_a_traceback(settings: Non
         assert result.returncode == 1
         assert result.stderr.startswith("candor gallery export: ")
         assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("location", "name"),
+    [
+        ("s3://bucket/a", "s3://bucket/a"),
+        ("milvus://me:secret@host:19530/photos", "milvus://host:19530/photos"),
+        (
+            "postgresql://me:secret@a,b/db?password=secret&search_path=mine&sslmode=require",
+            "postgresql://a,b/db?search_path=mine (candor_items)",
+        ),
+    ],
+)
+def test_a_gallery_is_named_without_secrets(bundle: Bundle, location: str, name: str) -> None:
+    assert Place(Settings(gallery=location), bundle).name == name
 
 
 def test_a_read_only_export_is_imported_with_a_state_elsewhere(exported: Path, tmp_path: Path) -> None:
