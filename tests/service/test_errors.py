@@ -14,7 +14,7 @@ from httpx2 import Response
 
 from models.images import ImageTooLarge, UndecodableImage, UnsupportedFormat
 from service.errors import Problem
-from service.gallery.base import GalleryError, TooLarge
+from service.gallery.base import GalleryError, NoRoom
 from service.lanes import Outputs
 from tests.service.conftest import Running, Start
 from tests.service.fakes import GatedSession, PoisonedSession
@@ -358,10 +358,10 @@ async def test_a_gallery_that_fails_says_so(running: Running) -> None:
 
 async def test_an_item_the_engine_has_no_room_for_is_refused(running: Running) -> None:
     def refuse() -> None:
-        raise TooLarge("payload of 'a' takes 70000 bytes")
+        raise NoRoom("payload of 'a' takes 70000 bytes")
 
     running.gallery.before_write = refuse
-    problem = check(await running.client.put("/gallery/a", content=png(), headers=PNG), 400, "invalid_option")
+    problem = check(await running.client.put("/gallery/a", content=png(), headers=PNG), 413, "item_too_large")
     assert "70000 bytes" in problem["detail"]
 
 
