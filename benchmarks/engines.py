@@ -1,9 +1,10 @@
-"""The gallery on one engine: how fast it is filled, indexed and searched, and how much of the truth a search finds.
+"""The gallery on each engine: how fast it is filled, indexed and searched, and how much of the truth a search finds.
 
-    python -m benchmarks.engines --engine postgresql --items 20000 --dimension 256 --out FILE.json
+    python -m benchmarks.engines --items 20000 --dimension 256 --out benchmarks/results/engines.json
 
-The engine is one that the tests run (`tests.service.gallery.places`), or with `--url` any that runs already and holds
-nothing yet; CANDOR_GALLERY_USER and _PASSWORD are then the login. Items and conditions are the retrieval benchmark's.
+Engines are those that the tests run (`tests.service.gallery.places`), one after the other, or with `--url` one that
+runs already and holds nothing yet; CANDOR_GALLERY_USER and _PASSWORD are then the login. Items and conditions are the
+retrieval benchmark's.
 """
 
 import argparse
@@ -11,10 +12,10 @@ import asyncio
 import json
 import os
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -165,16 +166,50 @@ async def run_at(url: str, corpus: Corpus, queries: int) -> dict[str, Any]:
     try:
         if await gallery.count():
             raise SystemExit("there are items at --url: name a place that holds none")
-        return await measure(gallery, corpus, queries)
+        return {**await measure(gallery, corpus, queries), "disk_mib": None}
     finally:
         await gallery.close()
 
 
+def as_markdown(result: Mapping[str, Any]) -> str:
+    """A column for each engine."""
+    engines: Mapping[str, Any] = result["engines"]
+    rows: list[tuple[str, Callable[[Any], str]]] = [
+        ("filled, 256 at a time, rows/s", lambda figures: f"{figures['ingest_rows_per_second']:,.0f}"),
+        ("index built, s", lambda figures: f"{figures['index_build_s']:.1f}"),
+        ("one item stored with the index there, ms", lambda figures: f"{figures['upsert_ms']:.1f}"),
+        *(
+            (f"search, {name}: p50 / p99 ms, recall@10", partial(_searched, name))
+            for name in next(iter(engines.values()))["search"]
+        ),
+        ("searches/s, 8 at a time", lambda figures: f"{figures[f'queries_per_second_at_{CONCURRENCY}']:,.0f}"),
+        ("disk, MiB", lambda figures: f"{figures['disk_mib']:,.0f}" if figures["disk_mib"] else "-"),
+    ]
+    lines = [
+        f"# The gallery on each engine: {result['items']:,} items of dimension {result['dimension']}",
+        "",
+        f"{result['machine']['processor']}, {result['machine']['usable_cores']} cores, which also ran the queries; "
+        f"{result['queries']} queries under each condition.",
+        "",
+        f"| | {' | '.join(engines)} |",
+        f"|---|{'---:|' * len(engines)}",
+        *(f"| {title} | {' | '.join(cell(figures) for figures in engines.values())} |" for title, cell in rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _searched(name: str, figures: Mapping[str, Any]) -> str:
+    search = figures["search"][name]
+    latency = search["latency_ms"]
+    short = f", {search['short_answers']} short" if search["short_answers"] else ""
+    return f"{latency['p50']:.1f} / {latency['p99']:.1f}, {search['recall_at_10']:.3f}{short}"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and write a JSON file."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--engine", choices=PLACES, required=True)
-    parser.add_argument("--url", help="of an engine that runs already")
+    """Measure, and write a JSON file and a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engine", choices=PLACES, action="append", help="one or several; all if not given")
+    parser.add_argument("--url", help="of an engine that runs already, in place of the tests'")
     parser.add_argument("--items", type=int, default=20_000, help=f"a multiple of {BLOCK}")
     parser.add_argument("--dimension", type=int, default=256)
     parser.add_argument("--queries", type=int, default=200)
@@ -182,19 +217,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     corpus = Corpus(given.items, given.dimension)
     if given.url:
-        figures = asyncio.run(run_at(given.url, corpus, given.queries))
+        engines = {given.url.partition("://")[0]: asyncio.run(run_at(given.url, corpus, given.queries))}
     else:
-        figures = run_here(given.engine, corpus, given.queries)
-    about = {
-        "engine": given.engine,
+        engines = {engine: run_here(engine, corpus, given.queries) for engine in given.engine or PLACES}
+    result = {
         "items": given.items,
         "dimension": given.dimension,
         "queries": given.queries,
         "machine": describe_machine(),
         "versions": installed_versions(LIBRARIES),
+        "engines": engines,
     }
-    given.out.write_text(json.dumps({**about, **figures}, indent=1) + "\n")
-    sys.stdout.write(f"{given.out}\n")
+    given.out.write_text(json.dumps(result, indent=1) + "\n")
+    given.out.with_suffix(".md").write_text(as_markdown(result))
 
 
 if __name__ == "__main__":

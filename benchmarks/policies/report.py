@@ -99,17 +99,17 @@ def _promises(found: Mapping[str, Any]) -> list[str]:
         f"The server and the same policy made offline {agrees} test queries.",
         f"Calibration error of `p_correct` {found['ece']:.3f}.",
         "",
-        "| alpha | delta | k | certified | coverage | mean risk | broken on test | broken | delta + 3 s.e. |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| alpha | delta | k | certified | coverage | mean risk | broken on test | delta + 3 s.e. | broken | delta + 3 s.e. |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for target in found["targets"]:
         if "missed_by_part" in target:
             continue
-        limit = target["delta"] + 3 * target["standard_error"]
+        limits = [target["delta"] + 3 * target[name] for name in ("standard_error_on_test", "standard_error")]
         cells = [
             *(str(target[name]) for name in ("alpha", "delta", "k")),
-            *(_number(target[name]) for name in ("feasible", "coverage", "risk", "broken_on_test", "broken")),
-            _number(limit),
+            *(_number(target[name]) for name in ("feasible", "coverage", "risk")),
+            *map(_number, (target["broken_on_test"], limits[0], target["broken"], limits[1])),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     for target in (target for target in found["targets"] if "missed_by_part" in target):

@@ -14,8 +14,7 @@ def test_an_engine_is_filled_and_searched(tmp_path: Path) -> None:
     size = ["--items", "1000", "--dimension", "16", "--queries", "16", "--out", str(out)]
     engines.main(["--engine", "lancedb", *size])
 
-    figures = json.loads(out.read_text())
-    assert figures["engine"] == "lancedb"
+    figures = json.loads(out.read_text())["engines"]["lancedb"]
     assert figures["disk_mib"] > 0
     assert figures["ingest_rows_per_second"] > 0
     assert figures["queries_per_second_at_8"] > 0
@@ -24,6 +23,9 @@ def test_an_engine_is_filled_and_searched(tmp_path: Path) -> None:
         assert search["recall_at_10"] >= 0.95
         assert search["short_answers"] == 0
         assert search["latency_ms"]["p50"] <= search["latency_ms"]["p99"]
+    table = out.with_suffix(".md").read_text()
+    assert "| | lancedb |" in table
+    assert table.count("recall@10") == len(CONDITIONS)
 
 
 async def test_a_place_that_holds_items_is_left_alone(tmp_path: Path) -> None:
