@@ -99,7 +99,8 @@ def _promises(found: Mapping[str, Any]) -> list[str]:
         f"The server and the same policy made offline {agrees} test queries.",
         f"Calibration error of `p_correct` {found['ece']:.3f}.",
         "",
-        "| alpha | delta | k | certified | coverage | mean risk | broken on test | delta + 3 s.e. | broken | delta + 3 s.e. |",
+        "| alpha | delta | k | certified | coverage | mean risk "
+        "| broken on test | delta + 3 s.e. | broken | delta + 3 s.e. |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for target in found["targets"]:
