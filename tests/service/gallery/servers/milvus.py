@@ -79,6 +79,11 @@ class MilvusPlace(ServerPlace):
         """Of the server."""
         return f"milvus://127.0.0.1:{self._ports['proxy_port']}"
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """Variables that make several candor servers see each other's writes at once."""
+        return super().settings | {"CANDOR_GALLERY_CONSISTENCY": "strong"}
+
     def kill(self) -> None:
         """End the server, which is one process."""
         if self._process is not None:
