@@ -4,14 +4,10 @@ import asyncio
 import dataclasses
 import json
 import random
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +19,7 @@ from service.gallery.checked import CheckedGallery
 from tests.service.gallery.ingest import stored, write
 from tests.service.gallery.oracle import item, items_in_clusters, same_item, scores, unit, vector_of
 from tests.service.gallery.places import SERVERS, ServerPlace
-from tests.service.gallery.told import Told, check
+from tests.service.gallery.told import Told, check, lines_until_killed
 from tests.service.waiting import until
 
 pytestmark = pytest.mark.parametrize("place", SERVERS, indirect=True)
@@ -132,14 +128,7 @@ def ingest_until_killed(place: ServerPlace, location: str, round_: int, reposito
     """Lines of a process killed at some moment after its first acknowledgements."""
     options = json.dumps(dataclasses.asdict(place.options))
     command = [sys.executable, "-m", "tests.service.gallery.ingest", location, options, str(round_)]
-    with subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        lines = list(islice(process.stdout, random.randint(100, 500)))
-        time.sleep(random.uniform(0, 0.05))
-        process.kill()
-        lines += process.stdout.readlines()
-    assert process.returncode == -signal.SIGKILL
-    return lines
+    return lines_until_killed(command, repository)
 
 
 async def test_kill_9_of_a_writer_loses_nothing_acknowledged(

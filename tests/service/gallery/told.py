@@ -1,7 +1,13 @@
 """What writers said before they died, and whether the gallery holds it."""
 
-from collections.abc import Iterable
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 
 from service.gallery.base import Gallery
 from tests.service.gallery.ingest import stored
@@ -50,3 +56,15 @@ async def check(gallery: Gallery, told: Told) -> None:
         assert told.acknowledged.get(item_id, 0) <= revision <= told.begun[item_id]
     for item_id in sorted(items)[:: 1 + len(items) // 5]:
         assert (await gallery.search(items[item_id].embedding, 1)).matches[0].id == item_id
+
+
+def lines_until_killed(command: Sequence[str], repository: Path) -> list[str]:
+    """What a process said that was killed at some moment after its first acknowledgements."""
+    with subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = list(islice(process.stdout, random.randint(100, 500)))
+        time.sleep(random.uniform(0, 0.05))
+        process.kill()
+        lines += process.stdout.readlines()
+    assert process.returncode == -signal.SIGKILL
+    return lines

@@ -1,17 +1,12 @@
 """A process that writes is killed, again and again: what it acknowledged is there, and nothing else is half there."""
 
-import random
-import signal
-import subprocess
 import sys
-import time
-from itertools import islice
 from pathlib import Path
 
 from tests.service.gallery.ingest import stored
 from tests.service.gallery.lance.opened import open_lance
 from tests.service.gallery.places import BY_HAND
-from tests.service.gallery.told import Told, check
+from tests.service.gallery.told import Told, check, lines_until_killed
 
 KILLS = 5
 
@@ -19,14 +14,7 @@ KILLS = 5
 def ingest_until_killed(folder: Path, round_: int, repository: Path) -> list[str]:
     """Lines of a process killed at some moment after its first acknowledgements."""
     command = [sys.executable, "-m", "tests.service.gallery.lance.ingest", str(folder), str(round_)]
-    with subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        lines = list(islice(process.stdout, random.randint(100, 500)))
-        time.sleep(random.uniform(0, 0.05))
-        process.kill()
-        lines += process.stdout.readlines()
-    assert process.returncode == -signal.SIGKILL
-    return lines
+    return lines_until_killed(command, repository)
 
 
 async def test_acknowledged_writes_survive_kill_9(tmp_path: Path, repository: Path) -> None:
