@@ -12,7 +12,7 @@ from service.gallery.checked import CheckedGallery
 from service.gallery.engine import Engine
 from service.gallery.options import EngineOptions
 
-__all__ = ["open_gallery"]
+__all__ = ["folder_of", "open_gallery"]
 
 ENGINES: Final = {
     "file": "lance",
@@ -48,6 +48,14 @@ async def open_gallery(
     return CheckedGallery(engine, dimension)
 
 
+def folder_of(location: str) -> Path | None:
+    """The absolute path of a gallery that is a folder of this machine; None for any other."""
+    scheme, separator, _ = location.partition("://")
+    if not separator:
+        return Path(location).expanduser().absolute()
+    return Path(unquote(urlsplit(location).path)) if scheme == "file" else None
+
+
 def _opener(module: str) -> Callable[..., Awaitable[Engine]]:
     """An engine's package takes seconds to import: not before it is needed, and not on the event loop."""
     try:
@@ -62,13 +70,13 @@ def _opener(module: str) -> Callable[..., Awaitable[Engine]]:
 
 def _engine_of(location: str) -> tuple[str, str]:
     """The engine's module, and the location as it takes it: an absolute path, or a URL."""
-    scheme, separator, _ = location.partition("://")
-    if not separator:
-        return _module("file"), str(Path(location).expanduser().absolute())
+    if (folder := folder_of(location)) is not None:
+        return _module("file"), str(folder)
+    scheme = location.partition("://")[0]
     if scheme not in ENGINES:
         supported = ", ".join(f"{name}://" for name in ENGINES)
         raise GalleryError(f"no gallery engine for {scheme}://: give a folder or one of {supported}")
-    return _module(scheme), unquote(urlsplit(location).path) if scheme == "file" else location
+    return _module(scheme), location
 
 
 def _module(scheme: str) -> str:

@@ -4,13 +4,12 @@ import argparse
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from models.bundle import Bundle, load_bundle
 from models.errors import UserError
-from service.gallery import open_gallery
+from service.gallery import folder_of, open_gallery
 from service.gallery.base import Gallery, GalleryError
 from service.gallery.options import Consistency
 from service.settings import Settings, SettingsError, read_settings
@@ -35,10 +34,9 @@ class Place:
     @property
     def name(self) -> str:
         """Of the gallery, without user or password, and the same from whatever folder it is asked."""
-        location = self.settings.gallery
-        if "://" not in location:
-            return str(Path(location).expanduser().absolute())
-        url = urlsplit(location)
+        if (folder := folder_of(self.settings.gallery)) is not None:
+            return str(folder)
+        url = urlsplit(self.settings.gallery)
         query = urlencode([(name, value) for name, value in parse_qsl(url.query) if name in NAMING])
         plain = urlunsplit((url.scheme, url.netloc.rpartition("@")[2], url.path, query, ""))
         return f"{plain} ({self.settings.gallery_table})" if url.scheme == "postgresql" else plain
@@ -46,9 +44,8 @@ class Place:
     @property
     def is_missing_folder(self) -> bool:
         """Whether it is a folder that is not there."""
-        location = self.settings.gallery
-        folder = urlsplit(location).path if location.startswith("file://") else location
-        return "://" not in folder and not Path(folder).expanduser().is_dir()
+        folder = folder_of(self.settings.gallery)
+        return folder is not None and not folder.is_dir()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar, get_args
 
 from service.errors import NotFound
 from service.gallery.base import Gallery
@@ -23,6 +23,7 @@ REST_PER_LOOK: Final = 20.0  # how many times as long as a look at the gallery t
 MOST_BUFFERED: Final = 10_000  # answers between two writes; beyond that the oldest are not kept for feedback
 
 Status = Literal["valid", "stale", "alarm"]
+STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 Result = TypeVar("Result")
 
 
@@ -203,6 +204,9 @@ class Policies:
             await asyncio.to_thread(self._store.record, answers, values, self._clock())
         except Exception:
             self._answers[:0] = answers  # for the next try
+            for name, queries in values.items():
+                self._values[name][:0] = queries
+                del self._values[name][:-MOST_BUFFERED]
             raise
         return True
 
@@ -212,9 +216,13 @@ class Policies:
 
     def _publish(self) -> None:
         """Set each policy's gauge, and warn of one whose promise no longer holds."""
+        for name in self._said.keys() - self._known.keys():
+            for status in STATUSES:
+                self._metrics.policy_status.labels(name, status).set(False)
+            del self._said[name]
         for name in self._known:
             standing = self.standing(name)
-            for status in ("valid", "stale", "alarm"):
+            for status in STATUSES:
                 self._metrics.policy_status.labels(name, status).set(status == standing.status)
             if standing.status not in ("valid", self._said.get(name)):
                 self._logger.warning(

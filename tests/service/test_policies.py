@@ -345,7 +345,10 @@ async def test_policies_and_their_state_survive_a_restart(start: Start, tmp_path
         assert (await running.client.delete("/policies/shop")).json() == {"deleted": 1}
         gone = await running.client.get("/policies/shop")
         assert (await running.client.get("/policies")).json() == {"policies": []}
+        metrics = (await running.client.get("/metrics")).text
     assert listed.policies[0].targets[0].audits.count == 1
+    assert 'candor_policy_status{policy="shop",status="valid"} 0.0' in metrics
+    assert 'candor_policy_status{policy="shop",status="stale"} 0.0' in metrics
     assert gone.status_code == 404
 
 

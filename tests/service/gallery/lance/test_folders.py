@@ -6,7 +6,7 @@ import lancedb
 import pyarrow as pa
 import pytest
 
-from service.gallery import open_gallery
+from service.gallery import folder_of, open_gallery
 from service.gallery.base import GalleryError
 from tests.service.gallery.oracle import BUNDLE, DIMENSION, item, same_item
 
@@ -51,3 +51,10 @@ async def test_a_folder_left_by_a_death_while_it_was_made_opens(tmp_path: Path) 
     await gallery.upsert([item("a")])
     assert await gallery.count() == 1
     await gallery.close()
+
+
+def test_a_folder_is_known_in_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for location in (str(tmp_path / "a b"), "a b", f"file://{tmp_path}/a%20b"):
+        assert folder_of(location) == tmp_path / "a b"
+    assert folder_of("s3://bucket/a") is None
