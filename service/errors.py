@@ -117,6 +117,14 @@ class UnknownId(Problem):
     title = "The gallery has no such item"
 
 
+class UnknownBundle(Problem):
+    """No bundle of that name is served."""
+
+    status = 404
+    type = "unknown_bundle"
+    title = "No such bundle is served here"
+
+
 class MethodNotAllowed(Problem):
     """The path exists, the method on it does not."""
 

@@ -7,7 +7,7 @@ from typing import Final
 from fastapi import Request
 
 from models.bundle import Bundle
-from service.errors import Unavailable, retry_after
+from service.errors import Unavailable, UnknownBundle, retry_after
 from service.evidence import Grouping
 from service.gallery.base import Gallery
 from service.pipeline import Pipeline
@@ -103,10 +103,15 @@ def lifecycle_of(request: Request) -> Lifecycle:
     return lifecycle
 
 
-def services_of(request: Request) -> Services:
-    """What an endpoint works with.
+def services_of(request: Request, bundle: str | None = None) -> Services:
+    """What an endpoint works with: of the bundle of that name, or of the only one.
 
     Raises:
         Unavailable: while loading.
+        UnknownBundle: where none of that name is served.
     """
-    return lifecycle_of(request).require_services()
+    services = lifecycle_of(request).require_services()
+    served = services.bundle.manifest.name
+    if bundle is not None and bundle != served:
+        raise UnknownBundle(f"no bundle {bundle!r} is served here: there is {served!r}")
+    return services
