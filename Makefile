@@ -98,6 +98,8 @@ requirements: | $(UV) ## Compile requirements/*.txt from pyproject.toml (UPGRADE
 	$(COMPILE) --group build --output-file requirements/build.txt
 	$(COMPILE) pyproject.toml --extra cpu --extra postgresql --extra milvus --extra train --group dev --output-file requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra cpu --extra postgresql --extra milvus --output-file requirements/serve-cpu.txt
+	$(COMPILE) pyproject.toml --extra cpu --extra postgresql --output-file requirements/image-cpu.txt
 	$(COMPILE) pyproject.toml --extra gpu --extra postgresql --extra milvus --output-file requirements/serve-gpu.txt
 	$(COMPILE) pyproject.toml --extra cpu --extra train --output-file requirements/train.txt
+	$(COMPILE) --group sbom --output-file requirements/sbom.txt
 	$(COMPILE) --group milvus-server --output-file requirements/milvus-server.txt

@@ -58,6 +58,7 @@ def create_app(
 ) -> FastAPI:
     """An app that loads in the background once started: until then it answers, with 503; or loads before it starts."""
     lifecycle, metrics, log = Lifecycle(), make_metrics(), logger or stderr_logger(settings)
+    metrics.queue_limit.set(settings.queue_per_worker)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.bundle import DEFAULT_BUNDLE
@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     )
     gallery_password: SecretStr | None = Field(
         default=None, min_length=1, description="Password to log in with, in place of the URL's."
+    )
+    gallery_password_file: Path | None = Field(
+        default=None, description="File that the password is in, as containers get secrets; excludes the one above."
     )
     gallery_tls: bool | None = Field(
         default=None,
@@ -189,10 +192,22 @@ class Settings(BaseSettings):
         description="When set, requests other than probes and `/docs` need `Authorization: Bearer KEY` (401).",
     )
 
+    @field_validator("gallery_password_file")
+    @classmethod
+    def _readable(cls, path: Path | None) -> Path | None:
+        try:
+            if path is not None and not path.read_text().strip():
+                raise ValueError(f"{path} is empty")
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+        return path
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.max_uncertainty is not None and self.max_percentile is not None:
             raise ValueError("CANDOR_MAX_UNCERTAINTY and CANDOR_MAX_PERCENTILE exclude each other: set one")
+        if self.gallery_password is not None and self.gallery_password_file is not None:
+            raise ValueError("CANDOR_GALLERY_PASSWORD and CANDOR_GALLERY_PASSWORD_FILE exclude each other: set one")
         if self.max_images_per_request > self.queue_images:
             raise ValueError(
                 f"CANDOR_MAX_IMAGES_PER_REQUEST ({self.max_images_per_request}) must not be above "
@@ -206,7 +221,7 @@ class Settings(BaseSettings):
         alone = Consistency.SESSION if self.workers == 1 else Consistency.STRONG
         return EngineOptions(
             user=self.gallery_user,
-            password=self.gallery_password.get_secret_value() if self.gallery_password else None,
+            password=self._password,
             tls=self.gallery_tls,
             ca=self.gallery_ca,
             certificate=self.gallery_certificate,
@@ -218,6 +233,12 @@ class Settings(BaseSettings):
             consistency=self.gallery_consistency or alone,
             storage=self.gallery_storage,
         )
+
+    @property
+    def _password(self) -> str | None:
+        if self.gallery_password_file is not None:
+            return self.gallery_password_file.read_text().strip()
+        return self.gallery_password.get_secret_value() if self.gallery_password else None
 
     @property
     def queue_per_worker(self) -> int:

@@ -44,6 +44,7 @@ class Metrics:
     stage_seconds: Histogram
     batch_size: Histogram
     queue: Gauge
+    queue_limit: Gauge
     images: Counter
     abstentions: Counter
     uncertainty_percentile: Histogram
@@ -106,6 +107,9 @@ def make_metrics() -> Metrics:
         ),
         batch_size=Histogram("candor_batch_size", "Images per inference.", buckets=BATCH_BUCKETS, registry=registry),
         queue=_gauge("candor_queue_images", "Images accepted and not yet answered.", "livesum", registry),
+        queue_limit=_gauge(
+            "candor_queue_limit_images", "Images that may be so before requests are answered 429.", "livesum", registry
+        ),
         images=Counter(
             "candor_images", "Images by outcome: ok, or the type of the error.", ["outcome"], registry=registry
         ),

@@ -39,6 +39,25 @@ def test_the_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "correct-horse" not in repr(read_settings({}))
 
 
+def test_a_password_comes_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "password"
+    file.write_text("correct-horse\n")
+    monkeypatch.setenv("CANDOR_GALLERY_PASSWORD_FILE", str(file))
+
+    settings = read_settings({})
+    assert settings.engine_options.password == "correct-horse"
+    assert "correct-horse" not in repr(settings)
+
+    file.write_text("\n")
+    with pytest.raises(SettingsError, match="is empty"):
+        read_settings({})
+
+    file.write_text("correct-horse")
+    monkeypatch.setenv("CANDOR_GALLERY_PASSWORD", "battery-staple")
+    with pytest.raises(SettingsError, match="exclude each other"):
+        read_settings({})
+
+
 @pytest.mark.parametrize(
     ("environment", "names"),
     [
@@ -50,6 +69,7 @@ def test_the_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"CANDOR_MAX_UNCERTAINTY": "1", "CANDOR_MAX_PERCENTILE": "0.5"}, ["exclude each other"]),
         ({"CANDOR_QUEUE_IMAGES": "8"}, ["CANDOR_MAX_IMAGES_PER_REQUEST", "CANDOR_QUEUE_IMAGES"]),
         ({"CANDOR_API_KEY": "short"}, ["CANDOR_API_KEY"]),
+        ({"CANDOR_GALLERY_PASSWORD_FILE": "/no/such"}, ["CANDOR_GALLERY_PASSWORD_FILE", "/no/such", "cannot be read"]),
     ],
 )
 def test_bad_values_are_named_without_a_traceback(
