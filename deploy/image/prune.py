@@ -1,7 +1,7 @@
 """Take out of an environment what candor never loads: `python prune.py /opt/candor`.
 
-A pattern that finds nothing is an error, since then a new version has moved what it was about. What is left is tested by
-`smoke.py`: in the image, and in `tests/deploy/test_image.py`.
+A pattern that finds nothing is an error: a new version has moved what it was about. `smoke.py` tests what is left,
+in the image and in `tests/deploy/test_image.py`.
 """
 
 import shutil
@@ -42,7 +42,9 @@ def main() -> None:
         elif path.exists():
             path.unlink()
     for path in [path for pattern in SYMBOLS for path in found(site, pattern)]:
-        subprocess.run(["strip", "--strip-unneeded", path], check=True)
+        bare = path.with_suffix(".bare")
+        subprocess.run(["strip", "--strip-unneeded", "-o", bare, path], check=True)
+        bare.replace(path)
     print(f"pruned {site}: {before / 1e6:.0f} MB -> {size(site) / 1e6:.0f} MB")
 
 

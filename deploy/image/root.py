@@ -44,7 +44,9 @@ def copy_python(interpreter: Path, stdlib: Path, root: Path) -> None:
         link.unlink(missing_ok=True)
         link.symlink_to(interpreter.name)
     target = root / stdlib.relative_to("/")
-    shutil.copytree(stdlib, target, symlinks=True, ignore=shutil.ignore_patterns(*NOT_SERVED, "config-3*", "__pycache__"))
+    shutil.copytree(
+        stdlib, target, symlinks=True, ignore=shutil.ignore_patterns(*NOT_SERVED, "config-3*", "__pycache__")
+    )
     mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
     compileall.compile_dir(target, quiet=2, stripdir=root, invalidation_mode=mode)
 
