@@ -9,7 +9,6 @@ was found; the first that finds something else ends it with exit code 1.
 import argparse
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -165,18 +164,23 @@ def look(stack: Stack, client: Client) -> None:
 
 def ask(client: Client, expr: str) -> list[Any]:
     """What a query returns while there is traffic: an answer under the policy, and an image above a threshold."""
-    answer = client.post(f"{CANDOR}/retrieve", content=png(1), headers=PNG, params={"policy": "tour", "alpha": 0.1})
-    feedback = {"request_id": answer.headers["x-request-id"], "correct": True}
+    feedback = {"request_id": follow(client, png(1)), "correct": True}
     client.post(f"{CANDOR}/feedback", json=feedback).raise_for_status()
     client.post(f"{CANDOR}/embed", content=png(2), headers=PNG, params={"max_percentile": 0.0}).raise_for_status()
     return series(client, expr)
 
 
+def follow(client: Client, image: bytes) -> str:
+    """Retrieve under the policy; the id that feedback calls the answer by."""
+    query = {"policy": "tour", "alpha": 0.1}
+    answer = client.post(f"{CANDOR}/retrieve", content=image, headers=PNG, params=query).raise_for_status()
+    return answer.headers["x-request-id"]
+
+
 def alarm(stack: Stack, client: Client) -> None:
     """Two alerts are forced: queries drift from those of a policy, and the server is stopped; it is started again."""
     for number in range(QUERIES):
-        query = {"params": {"policy": "tour", "alpha": 0.1}, "content": png(number % ITEMS), "headers": PNG}
-        client.post(f"{CANDOR}/retrieve", **query).raise_for_status()
+        follow(client, png(number % ITEMS))
     stack.until("CandorPolicyAlarm fires", lambda: "CandorPolicyAlarm" in firing(client))
     say("alarm", f"CandorPolicyAlarm fires after {QUERIES} queries unlike those of the certification")
     stack.run("stop", "candor")
@@ -245,4 +249,4 @@ def get(client: Client, what: str, **parameters: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
