@@ -27,12 +27,18 @@ def dashboard() -> dict[str, Any]:
     return loaded
 
 
-def queries() -> Iterator[Query]:
-    """Every panel's queries, in the order they are seen."""
+def panels() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every panel in the order they are seen, rows among them, and the title of its row; also those folded away."""
     row = ""
     for panel in dashboard()["panels"]:
-        if panel["type"] == "row":
-            row = panel["title"]
+        row = panel["title"] if panel["type"] == "row" else row
+        yield row, panel
+        yield from ((row, folded) for folded in panel.get("panels", []))
+
+
+def queries() -> Iterator[Query]:
+    """Every panel's queries."""
+    for row, panel in panels():
         for target in panel.get("targets", []):
             yield Query(row, panel["title"], filled(target["expr"]))
 

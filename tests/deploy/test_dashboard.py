@@ -7,14 +7,14 @@ from typing import Any
 
 import yaml
 
-from tests.deploy.dashboards import DASHBOARD, VARIABLES, dashboard
+from tests.deploy.dashboards import DASHBOARD, VARIABLES, dashboard, panels
 
 PROVISIONING = DASHBOARD.parents[1] / "provisioning"
 CORE = {"row", "stat", "timeseries", "heatmap", "table"}  # panels that come with Grafana
 
 
-def panels() -> list[dict[str, Any]]:
-    return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
+def shown() -> list[dict[str, Any]]:
+    return [panel for _, panel in panels() if panel["type"] != "row"]
 
 
 def source_uid() -> str:
@@ -24,23 +24,23 @@ def source_uid() -> str:
 
 
 def test_everything_comes_from_the_source_that_is_provisioned() -> None:
-    used = [owner["datasource"] for owner in (*panels(), *dashboard()["annotations"]["list"])]
-    used += [target["datasource"] for panel in panels() for target in panel["targets"]]
+    used = [owner["datasource"] for owner in (*shown(), *dashboard()["annotations"]["list"])]
+    used += [target["datasource"] for panel in shown() for target in panel["targets"]]
     used += [variable["datasource"] for variable in dashboard()["templating"]["list"]]
 
     assert {(source["type"], source["uid"]) for source in used} == {("prometheus", source_uid())}
 
 
 def test_no_plugin_has_to_be_installed() -> None:
-    assert {panel["type"] for panel in dashboard()["panels"]} == CORE
+    assert {panel["type"] for _, panel in panels()} == CORE
 
 
 def test_every_panel_has_a_title_a_query_and_a_number_of_its_own() -> None:
-    numbers = Counter(panel["id"] for panel in dashboard()["panels"])
-    titles = Counter(panel["title"] for panel in dashboard()["panels"])
+    numbers = Counter(panel["id"] for _, panel in panels())
+    titles = Counter(panel["title"] for _, panel in panels())
 
     assert set(numbers.values()) == set(titles.values()) == {1}
-    for panel in panels():
+    for panel in shown():
         assert panel["targets"], panel["title"]
         references = [target["refId"] for target in panel["targets"]]
         assert len(set(references)) == len(references), panel["title"]
@@ -52,7 +52,7 @@ def test_panels_do_not_cover_each_other() -> None:
         columns = range(place["x"], place["x"] + place["w"])
         return set(itertools.product(columns, range(place["y"], place["y"] + place["h"])))
 
-    covered = Counter(cell for panel in dashboard()["panels"] for cell in cells(panel))
+    covered = Counter(cell for _, panel in panels() for cell in cells(panel))
 
     assert max(covered.values()) == 1
     assert {x for x, _ in covered} == set(range(24))

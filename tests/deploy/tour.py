@@ -39,6 +39,11 @@ class Stack:
     services: list[str]
     timeout_s: float
 
+    @property
+    def server(self) -> str:
+        """The service that is candor."""
+        return next((name for name in self.services if name.startswith("candor")), "candor")
+
     def run(self, *arguments: str) -> None:
         """One command of compose, which says so where it fails."""
         subprocess.run(
@@ -172,7 +177,7 @@ def ask(client: Client, expr: str) -> list[Any]:
 
 def follow(client: Client, image: bytes) -> str:
     """Retrieve under the policy; the id that feedback calls the answer by."""
-    query = {"policy": "tour", "alpha": 0.1}
+    query: dict[str, str | float] = {"policy": "tour", "alpha": 0.1}
     answer = client.post(f"{CANDOR}/retrieve", content=image, headers=PNG, params=query).raise_for_status()
     return answer.headers["x-request-id"]
 
@@ -183,10 +188,10 @@ def alarm(stack: Stack, client: Client) -> None:
         follow(client, png(number % ITEMS))
     stack.until("CandorPolicyAlarm fires", lambda: "CandorPolicyAlarm" in firing(client))
     say("alarm", f"CandorPolicyAlarm fires after {QUERIES} queries unlike those of the certification")
-    stack.run("stop", "candor")
+    stack.run("stop", stack.server)
     stack.until("CandorDown fires", lambda: "CandorDown" in firing(client))
     say("alarm", "CandorDown fires once the server is stopped")
-    stack.run("start", "candor")
+    stack.run("start", stack.server)
     stack.until("CandorDown is over", lambda: "CandorDown" not in firing(client))
     say("alarm", "and is over once it is back")
 
