@@ -34,6 +34,8 @@ def main() -> None:
         copy(Path(path), root)
     (root / "etc/passwd").write_text(PASSWD)
     (root / "etc/group").write_text(GROUP)
+    subprocess.run(["ldconfig", "-r", root, "/usr/local/lib"], check=True)
+    subprocess.run(["chroot", root, interpreter, "-c", "import ctypes, lzma, sqlite3, ssl, zoneinfo"], check=True)
 
 
 def copy_python(interpreter: Path, stdlib: Path, root: Path) -> None:

@@ -44,7 +44,8 @@ def run(*command: str | Path, given: str | None = None) -> str:
 
 def test_prometheus_takes_the_configuration_and_the_rules(promtool: str) -> None:
     assert len(RULES) == 2
-    run(promtool, "check", "config", "--syntax-only", FOLDER / "prometheus.yml")
+    for name in ("prometheus.yml", "tls.yml"):
+        run(promtool, "check", "config", "--syntax-only", FOLDER / name)
     run(promtool, "check", "rules", "--lint=all", *RULES)
 
 
@@ -100,3 +101,14 @@ def test_a_server_writes_metrics_that_prometheus_approves_of(promtool: str, tmp_
         text = client.get("/metrics").text
 
     run(promtool, "check", "metrics", given=text)
+
+
+def test_a_server_with_tls_is_watched_in_the_same_way() -> None:
+    plain, tls = (yaml.safe_load((FOLDER / name).read_text()) for name in ("prometheus.yml", "tls.yml"))
+    candor = tls["scrape_configs"][0]
+
+    assert (candor["scheme"], candor["authorization"]) == ("https", {"credentials_file": "/run/secrets/metrics-key"})
+    for changed in (plain["scrape_configs"][0], candor):
+        for setting in ("scheme", "tls_config", "authorization"):
+            changed.pop(setting, None)
+    assert tls == plain

@@ -96,7 +96,7 @@ def say(step: str, found: str) -> None:
 def start(stack: Stack, client: Client) -> None:
     """Everything comes up and says that it is ready."""
     stack.run("up", "--detach", *stack.services)
-    stack.until("candor is ready", lambda: client.get(f"{CANDOR}/readyz").status_code == 200)
+    stack.until("candor is ready", partial(ready, client))
     stack.until("Prometheus is ready", lambda: client.get(f"{PROMETHEUS}/-/ready").status_code == 200)
     if not stack.services or "grafana" in stack.services:
         found = stack.until(
@@ -193,6 +193,7 @@ def alarm(stack: Stack, client: Client) -> None:
     say("alarm", "CandorDown fires once the server is stopped")
     stack.run("start", stack.server)
     stack.until("CandorDown is over", lambda: "CandorDown" not in firing(client))
+    stack.until("candor is ready again", partial(ready, client))
     say("alarm", "and is over once it is back")
 
 
@@ -202,13 +203,18 @@ def restart(stack: Stack, client: Client) -> None:
     moment = time.time()
     stack.run("down")
     stack.run("up", "--detach", *stack.services)
-    stack.until("candor is ready again", lambda: client.get(f"{CANDOR}/readyz").status_code == 200)
+    stack.until("candor is ready again", partial(ready, client))
     stack.until("Prometheus is ready again", lambda: client.get(f"{PROMETHEUS}/-/ready").status_code == 200)
     after = (count(client), policy(client), len(history(client, moment)))
     found = client.post(f"{CANDOR}/retrieve", content=png(7), headers=PNG).json()
     say("restart", f"items, policy, measurements: {before} before, {after} after; item 7 found as {best(found)!r}")
     if before[:2] != after[:2] or after[2] < before[2] or best(found) != "item-7":
         raise SystemExit("FAILED: a restart lost something")
+
+
+def ready(client: Client) -> bool:
+    """Whether candor takes requests."""
+    return client.get(f"{CANDOR}/readyz").status_code == 200
 
 
 def count(client: Client) -> int:
