@@ -125,6 +125,14 @@ class UnknownBundle(Problem):
     title = "No such bundle is served here"
 
 
+class NoGallery(Problem):
+    """The bundle is served without a gallery."""
+
+    status = 404
+    type = "no_gallery"
+    title = "This bundle has no gallery"
+
+
 class MethodNotAllowed(Problem):
     """The path exists, the method on it does not."""
 
@@ -139,6 +147,14 @@ class UploadTimeout(Problem):
     status = 408
     type = "upload_timeout"
     title = "The upload took too long"
+
+
+class ReloadFailed(Problem):
+    """The bundles or galleries as they are now cannot be served; the server goes on with those it has."""
+
+    status = 409
+    type = "reload_failed"
+    title = "The reload failed"
 
 
 class BodyTooLarge(Problem):

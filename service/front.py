@@ -67,12 +67,13 @@ class Front:
             return
         headers = dict(scope["headers"])
         exchange = _Exchange(_request_id(headers.get(b"x-request-id", b"")), time.perf_counter())
-        scope.setdefault("state", {})["request_id"] = exchange.request_id
-        self._lifecycle.in_flight += 1
+        generation = self._lifecycle.enter()
+        scope.setdefault("state", {}).update(request_id=exchange.request_id, generation=generation)
         try:
             await self._answer(scope, headers, receive, self._noting(exchange, send), exchange)
         finally:
-            self._lifecycle.in_flight -= 1
+            del scope["state"]["generation"]  # a connection that idles keeps its last request's state
+            self._lifecycle.leave(generation)
             self._record(scope, exchange)
 
     async def _answer(

@@ -128,7 +128,7 @@ async def _at_most(limit_bytes: int, request: Request) -> AsyncIterator[bytes]:
 
 
 def query_fields(request: Request) -> dict[str, str]:
-    """Query parameters, each given once.
+    """Query parameters, each given once; less `bundle`, which `services_of` reads.
 
     Raises:
         InvalidOption: for one given twice.
@@ -139,6 +139,7 @@ def query_fields(request: Request) -> dict[str, str]:
     fields = dict(items)
     if len(fields) < len(items):
         raise InvalidOption("a query parameter is given twice")
+    fields.pop("bundle", None)
     return fields
 
 

@@ -15,8 +15,8 @@ from service.decoding import Source
 from service.errors import InvalidId, InvalidOption, ItemTooLarge, Malformed, Problem, TooManyImages
 from service.gallery.base import Item, NoRoom
 from service.gallery.filters import flatten
+from service.generation import Services
 from service.intake import Submission, answer_in_time, describe_errors, parse_json_field, parse_options
-from service.lifecycle import Services
 from service.pipeline import Embedded, Outcome
 from service.vectors import unit_vector
 

@@ -42,11 +42,22 @@ def parse_arguments(argv: Sequence[str]) -> dict[str, object]:
     )
     parser.add_argument("--host", help="address to listen on")
     parser.add_argument("--port", help="port to listen on")
-    parser.add_argument("--bundle", help="bundle folder")
-    parser.add_argument("--gallery", help="gallery folder or URL")
+    parser.add_argument(
+        "--bundle",
+        action="append",
+        metavar="[NAME=]WHERE",
+        help="bundle folder, or org/name[@revision] of the hub; again for another bundle, the first is the default",
+    )
+    parser.add_argument(
+        "--gallery",
+        action="append",
+        metavar="[NAME=]LOCATION",
+        help="gallery folder or URL, or none; again for another bundle's",
+    )
     parser.add_argument("--device", choices=[device.value for device in Device], help="where the graph runs")
     parser.add_argument("--workers", help="processes that serve the port")
-    return {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    return {name: ",".join(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
 def _leave(code: int, message: str) -> NoReturn:

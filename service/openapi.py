@@ -28,9 +28,9 @@ TAGS: Final = (
 ERRORS: Final = {
     400: "The request, an option, a filter, a vector or an id cannot be read.",
     401: "The server has an API key, and the request does not.",
-    404: "No such item, policy or answer.",
+    404: "No such bundle, gallery, item, policy or answer.",
     408: "The body did not arrive in time.",
-    409: "Contradicts what was said before.",
+    409: "Contradicts what was said before, or cannot be served.",
     413: "Too many bytes, pixels or images.",
     415: "A content type or image format that is not supported.",
     422: "The bytes are no sound image, or the image is too uncertain and the request made that an error.",
@@ -39,6 +39,14 @@ ERRORS: Final = {
     504: "The answer was not ready in time.",
 }
 READING: Final = (400, 401, 408, 413, 415, 429, 503, 504)
+OF_A_BUNDLE: Final = frozenset({"embed", "retrieve", "gallery", "policies", "/model"})  # tags, and a path
+BUNDLE: Final = {
+    "name": "bundle",
+    "in": "query",
+    "required": False,
+    "description": "Name of a served bundle; the default one if unset.",
+    "schema": {"type": "string"},
+}
 IMAGE: Final = {"type": "string", "format": "binary"}
 
 
@@ -115,10 +123,23 @@ def inlined(model: type[BaseModel]) -> dict[str, Any]:
 
 
 class DescribedAPI(FastAPI):
-    """An app whose document holds the problem's schema, which every endpoint refers to."""
+    """An app whose document holds the problem's schema, which every endpoint refers to, and says who takes `bundle`."""
 
     def openapi(self) -> dict[str, Any]:
         """The document behind `/docs`."""
         document = super().openapi()
         document["components"]["schemas"].setdefault("ProblemBody", ProblemBody.model_json_schema())
+        for path, item in document["paths"].items():
+            for operation in item.values():
+                if path in OF_A_BUNDLE or OF_A_BUNDLE.intersection(operation.get("tags", ())):
+                    _take_bundle(operation)
         return document
+
+
+def _take_bundle(operation: dict[str, Any]) -> None:
+    """Say that an endpoint takes the name of a bundle, which it reads with `services_of`."""
+    parameters = operation.setdefault("parameters", [])
+    if BUNDLE not in parameters:  # the document is made once and told often
+        parameters.append(BUNDLE)
+    for status, response in errors(404).items():
+        operation["responses"].setdefault(str(status), response)

@@ -20,7 +20,7 @@ from service.decoding import Decoded, Source, decode_source, decode_workers, pre
 from service.errors import InferenceFailed, Problem, Unavailable, UnreadableImage
 from service.session import Session
 from service.settings import Settings
-from service.telemetry import Logger, Metrics, uncertainty_histogram
+from service.telemetry import BundleMetrics, Logger
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,14 @@ Outcome = Embedded | Problem
 class Pipeline:
     """Owns the decoder threads and the batcher; every request's images pass through here."""
 
-    def __init__(self, bundle: Bundle, session: Session, settings: Settings, metrics: Metrics, logger: Logger) -> None:
+    def __init__(
+        self, bundle: Bundle, session: Session, settings: Settings, metrics: BundleMetrics, logger: Logger
+    ) -> None:
         self.admission = Admission(settings.queue_per_worker)
         self._bundle = bundle
         self._session = session
         self._prepare = preparation(bundle.preprocessing, settings)
         self._metrics = metrics
-        self._uncertainty = uncertainty_histogram(bundle, metrics.registry)
         self._ok = metrics.images.labels("ok")
         self._decode, self._queue, self._inference = (
             metrics.stage_seconds.labels(stage) for stage in ("decode", "queue", "inference")
@@ -207,7 +208,6 @@ class Pipeline:
         self._inference.observe(timing.inference_s)
         metrics.uncertainty_percentile.observe(scores.percentile)
         metrics.novelty_percentile.observe(scores.novelty_percentile)
-        self._uncertainty.observe(scores.uncertainty)
 
 
 async def _gather(coroutines: Sequence[Coroutine[Any, Any, Outcome]]) -> list[Outcome]:

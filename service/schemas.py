@@ -304,11 +304,21 @@ class Deleted(_Answer):
     deleted: int
 
 
+class HubBody(_Answer):
+    """Where on the hub a bundle comes from."""
+
+    repository: str
+    revision: str = Field(description="The branch, tag or commit that was asked for.")
+    commit: str
+
+
 class ModelBody(_Answer):
     """What is served, and within which limits."""
 
     bundle: str
     bundle_hash: str
+    hub: HubBody | None = Field(description="Null for a bundle of a folder.")
+    gallery: bool = Field(description="Whether it is served with a gallery.")
     backbone: str
     dimension: int
     preprocessing: dict[str, Any]
@@ -322,6 +332,28 @@ class ModelBody(_Answer):
     threshold: ThresholdBody
     limits: dict[str, int | float]
     version: str
+
+
+class ModelsBody(_Answer):
+    """Every bundle that is served, the default one first."""
+
+    default: str
+    models: list[ModelBody]
+
+
+class ChangedBundle(_Answer):
+    """A bundle that a reload changed: its hash before and after, null where it was or is not served."""
+
+    bundle: str
+    before: str | None
+    after: str | None
+
+
+class ReloadAnswer(_Answer):
+    """What came of a reload."""
+
+    status: Literal["reloaded", "asked"] = Field(description="`asked`: of several workers, each by itself.")
+    changed: list[ChangedBundle] | None = Field(description="Null where only asked.")
 
 
 class HealthBody(_Answer):

@@ -4,13 +4,14 @@ import difflib
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.bundle import DEFAULT_BUNDLE
 from service.gallery.options import Consistency, EngineOptions
+from service.naming import read_bundles, read_galleries
 
 PREFIX = "CANDOR_"
 MIB = 2**20
@@ -45,6 +46,10 @@ class SettingsError(Exception):
     """Settings that cannot be used; the message names each variable and what is wrong with it."""
 
 
+def _text(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
 class Settings(BaseSettings):
     """Everything an operator may set; each field is the variable `CANDOR_` + its name in capitals."""
 
@@ -52,12 +57,18 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on; `0.0.0.0` for every interface.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and logs it.")
-    bundle: Path = Field(default=DEFAULT_BUNDLE, description="Bundle folder; the one that ships with candor if unset.")
-    gallery: str = Field(
+    bundle: Annotated[str, BeforeValidator(_text)] = Field(
+        default=str(DEFAULT_BUNDLE),
+        description="Bundles, as `[NAME=]WHERE` with commas between several: a folder, or `org/name[@revision]` of the "
+        "Hugging Face hub; the first is the default (docs/bundles.md).",
+    )
+    gallery: Annotated[str, BeforeValidator(_text)] = Field(
         default="candor-gallery",
         min_length=1,
-        description="Gallery: a folder (relative to where the server starts) or a URL: `s3://bucket/path`, "
-        "`postgresql://host/database`, `milvus://host:19530/collection` (docs/gallery.md).",
+        description="Galleries, as `[NAME=]LOCATION` with commas between several: a folder (relative to where the "
+        "server starts) or a URL: `s3://bucket/path`, `postgresql://host/database`, `milvus://host:19530/collection` "
+        "(docs/gallery.md). One without a name is the default bundle's; `{bundle}` and `{hash}` are filled in; "
+        "`none`: no gallery.",
     )
     gallery_user: str | None = Field(
         default=None, min_length=1, description="Name to log in to PostgreSQL or Milvus with, in place of the URL's."
@@ -81,7 +92,10 @@ class Settings(BaseSettings):
         default=10.0, gt=0, description="Seconds that one call of PostgreSQL or Milvus may take (503 beyond)."
     )
     gallery_table: str = Field(
-        default="candor_items", min_length=1, max_length=48, description="PostgreSQL's table; made if it is not there."
+        default="candor_items",
+        min_length=1,
+        max_length=48,
+        description="PostgreSQL's table, `{bundle}` and `{hash}` filled in; made if it is not there.",
     )
     gallery_replicas: int = Field(
         default=1, ge=1, le=64, description="Copies of Milvus's collection in memory, for more queries a second."
@@ -140,8 +154,8 @@ class Settings(BaseSettings):
     queue_images: int = Field(
         default=256,
         ge=1,
-        description="Images accepted and not yet answered, shared evenly among the workers; a request beyond that is "
-        "answered 429.",
+        description="Images accepted and not yet answered, of each bundle, shared evenly among the workers; a request "
+        "beyond that is answered 429.",
     )
     max_image_bytes: int = Field(default=20 * MIB, ge=1, description="Bytes of one encoded image (413 beyond).")
     max_pixels: int = Field(
@@ -165,7 +179,8 @@ class Settings(BaseSettings):
     )
     policies: Path | None = Field(
         default=None,
-        description="File of certified policies; beside the gallery if that is a folder, else where the server starts.",
+        description="File of certified policies of the default bundle, others' beside it; if unset beside the gallery "
+        "where that is a folder, else where the server starts.",
     )
     policy_max_change: float = Field(
         default=0.1, gt=0, le=1, description="Share of the gallery that may change until a policy is stale."
@@ -188,6 +203,18 @@ class Settings(BaseSettings):
         min_length=8,
         description="When set, requests other than probes and `/docs` need `Authorization: Bearer KEY` (401).",
     )
+
+    @field_validator("bundle")
+    @classmethod
+    def _bundles(cls, value: str) -> str:
+        read_bundles(value)
+        return value
+
+    @field_validator("gallery")
+    @classmethod
+    def _galleries(cls, value: str) -> str:
+        read_galleries(value)
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -223,13 +250,6 @@ class Settings(BaseSettings):
     def queue_per_worker(self) -> int:
         """Images that each worker accepts: its share, and those of one request at least."""
         return max(self.max_images_per_request, self.queue_images // self.workers)
-
-
-def policies_path(settings: Settings) -> Path:
-    """Where policies are kept."""
-    if settings.policies is not None:
-        return settings.policies
-    return Path("candor-policies.sqlite") if "://" in settings.gallery else Path(settings.gallery) / "policies.sqlite"
 
 
 def read_settings(overrides: Mapping[str, Any]) -> Settings:

@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.decide import Threshold, abstained, default_threshold, resolve_threshold
 from service.decoding import Source
 from service.errors import InvalidOption, Malformed, Problem, TooManyImages
+from service.generation import Services
 from service.intake import Submission, answer_in_time, deadline_after, parse_options, read_submission
-from service.lifecycle import Services, services_of
+from service.lifecycle import services_of
 from service.openapi import IMAGE, READING, body, errors, options_as_query, properties
 from service.pipeline import Embedded, Outcome, timing_ms
 from service.schemas import EmbedAnswer
@@ -153,7 +154,7 @@ def _abstains(embedded: Embedded, threshold: Threshold) -> bool:
 
 def _as_json(answers: Sequence[Outcome], threshold: Threshold, options: EmbedOptions, services: Services) -> bytes:
     content = {
-        "bundle": services.bundle.manifest.name,
+        "bundle": services.name,
         "bundle_hash": services.bundle.hash,
         "threshold": threshold.as_dict(),
         "results": [_result(answer, threshold, options) for answer in answers],

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.errors import DeadlineExceeded, InvalidOption, Malformed, Problem, UnknownId
 from service.gallery.base import Item
+from service.generation import Services
 from service.intake import DEADLINE, deadline_after, parse_json_field, parse_options, read_submission
 from service.items import (
     ManyFields,
@@ -24,7 +25,7 @@ from service.items import (
     read_put,
     to_items,
 )
-from service.lifecycle import Services, services_of
+from service.lifecycle import services_of
 from service.openapi import IMAGE, READING, body, errors, options_as_query, properties
 from service.schemas import Deleted, GalleryPage, ItemWithEmbedding, StoredBody, StoredMany
 from service.vectors import Encoding, encode_embedding
@@ -64,14 +65,14 @@ async def put_item(request: Request, id: str) -> Response:
     `max_percentile` an item above it is refused with 422 `abstained`. An id may contain slashes.
     """
     services = services_of(request)
-    item_id = check_id(id)
+    gallery, item_id = services.gallery, check_id(id)
     submission = await read_submission(request, services.settings, services.pipeline.admission, optional_body=True)
     new, threshold = read_put(item_id, submission)
     deadline = deadline_after(services.settings.request_timeout_s)
     outcome = (await to_items(request, [new], threshold, services, deadline))[0]
     if isinstance(outcome, Problem):
         raise outcome
-    await finish_in_time(services.gallery.upsert([outcome]), deadline)
+    await finish_in_time(gallery.upsert([outcome]), deadline)
     return _json(_stored([outcome], services)[0])
 
 
@@ -103,6 +104,7 @@ async def put_items(request: Request) -> Response:
     Send JSON with `items`, or a form whose `images` files are stored under their file names, with `payloads` by id.
     """
     services = services_of(request)
+    gallery = services.gallery
     submission = await read_submission(request, services.settings, services.pipeline.admission)
     entries, threshold = await asyncio.to_thread(read_many, submission)
     check_counts(entries, services.settings.max_images_per_request)
@@ -112,7 +114,7 @@ async def put_items(request: Request) -> Response:
     outcomes = [next(made) if isinstance(entry, NewItem) else entry.problem for entry in entries]
     items = [outcome for outcome in outcomes if isinstance(outcome, Item)]
     if items:
-        await finish_in_time(services.gallery.upsert(items), deadline)
+        await finish_in_time(gallery.upsert(items), deadline)
     stored = iter(_stored(items, services))
     results = [
         next(stored) if isinstance(outcome, Item) else {"status": "error", "id": entry.id, "error": outcome.as_dict()}
@@ -140,7 +142,7 @@ async def page_items(
         {
             "count": count,
             "passing": passing,
-            "bundle": services.bundle.manifest.name,
+            "bundle": services.name,
             "bundle_hash": services.bundle.hash,
             "dimension": services.bundle.manifest.dimension,
             "engine": gallery.engine,

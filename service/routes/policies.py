@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator,
 
 from service.errors import InvalidOption, Malformed, NotFound, Problem
 from service.evidence import Grouping
+from service.generation import Services
 from service.intake import Submission, parse_options, read_submission
-from service.lifecycle import Services, services_of
+from service.lifecycle import services_of
 from service.openapi import errors, inlined
 from service.policies.describe import as_dict
 from service.policies.making import PolicyError, make_policy

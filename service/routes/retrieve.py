@@ -17,8 +17,9 @@ from service.errors import InvalidOption, Malformed, Problem, UnknownId
 from service.evidence import DEPTH, evidence_of
 from service.gallery.base import Found, Item, Match, Removed
 from service.gallery.filters import parse_filter, passes
+from service.generation import Services
 from service.intake import Submission, answer_in_time, deadline_after, parse_json_field, parse_options, read_submission
-from service.lifecycle import Services, services_of
+from service.lifecycle import services_of
 from service.openapi import IMAGE, READING, body, errors, options_as_query, properties
 from service.pipeline import Timing, timing_ms
 from service.policies.following import Asked, Followed, follow, remember, resolve
@@ -150,6 +151,7 @@ async def retrieve(request: Request) -> Response:
     `reasons` what speaks most against it. Matches are told all the same. The server's own threshold does not hold then.
     """
     services = services_of(request)
+    services.require_gallery()
     submission = await read_submission(request, services.settings, services.pipeline.admission, optional_body=True)
     fields, image = _read_query(submission)
     thresholds = _resolve(fields, services)

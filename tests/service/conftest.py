@@ -13,8 +13,10 @@ from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 
 from models.bundle import Bundle, load_bundle
-from service.app import Openers, create_app
-from service.lifecycle import Services
+from service.app import create_app
+from service.generation import Services
+from service.loading import Openers
+from service.places import GalleryPlace
 from service.session import Session, open_session
 from service.settings import Settings
 from service.telemetry import make_logger
@@ -79,7 +81,7 @@ def start(bundle_path: Path, tmp_path: Path) -> Start:
         )
         gallery, log = FakeGallery(), io.StringIO()
 
-        async def open_fake(bundle: Bundle, settings: Settings) -> FakeGallery:
+        async def open_fake(bundle: Bundle, place: GalleryPlace) -> FakeGallery:
             return gallery
 
         openers = Openers(session=lambda bundle, settings: wrap(open_session(bundle, settings)), gallery=open_fake)

@@ -81,7 +81,7 @@ class Server:
 
 
 @contextmanager
-def serving(bundle: Path, gallery: Path | str, *arguments: str, **environment: str) -> Iterator[Server]:
+def serving(bundle: Path | str, gallery: Path | str, *arguments: str, **environment: str) -> Iterator[Server]:
     """A server that is killed at the end if it still runs."""
     settings = {"CANDOR_BUNDLE": str(bundle), "CANDOR_GALLERY": str(gallery), "CANDOR_DEVICE": "cpu", **environment}
     server = Server(list(arguments), settings)

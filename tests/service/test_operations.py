@@ -41,28 +41,32 @@ async def test_metrics_count_what_happened(start: Start, bundle: Bundle) -> None
     def value(name: str, **labels: str) -> float:
         return found[name, frozenset(labels.items())]
 
+    def of_tiny(name: str, **labels: str) -> float:
+        return value(name, bundle="tiny", **labels)
+
     assert value("candor_requests_total", method="POST", route="/embed", status="200") == 2
     assert value("candor_requests_total", method="POST", route="/embed", status="415") == 1
     assert value("candor_requests_total", method="PUT", route="/gallery/{id:path}", status="200") == 1
     assert value("candor_requests_total", method="any", route="unmatched", status="404") == 2
     assert value("candor_request_seconds_count", method="POST", route="/embed") == 3
     for stage, count in {"decode": 6, "queue": 6, "inference": 6, "encode": 2}.items():
-        assert value("candor_stage_seconds_count", stage=stage) == count
-    assert value("candor_batch_size_count") == 6
-    assert value("candor_images_total", outcome="ok") == 6
-    assert value("candor_images_total", outcome="unsupported_format") == 1
-    assert value("candor_abstentions_total", reason="uncertain_image") == 1
-    assert value("candor_abstentions_total", reason="uncertain_query") == 1
-    assert value("candor_abstentions_total", reason="no_close_match") == 1
-    assert value("candor_uncertainty_count") == 6
-    assert value("candor_uncertainty_percentile_count") == 6
-    assert value("candor_uncertainty_percentile_bucket", le="0.99") == 3  # the three flat ones are at 1.0
-    assert value("candor_novelty_percentile_count") == 6
-    assert value("candor_gallery_items") == 1
-    assert value("candor_queue_images") == 0
+        assert of_tiny("candor_stage_seconds_count", stage=stage) == count
+    assert of_tiny("candor_batch_size_count") == 6
+    assert of_tiny("candor_images_total", outcome="ok") == 6
+    assert of_tiny("candor_images_total", outcome="unsupported_format") == 1
+    assert of_tiny("candor_abstentions_total", reason="uncertain_image") == 1
+    assert of_tiny("candor_abstentions_total", reason="uncertain_query") == 1
+    assert of_tiny("candor_abstentions_total", reason="no_close_match") == 1
+    assert of_tiny("candor_uncertainty_percentile_count") == 6
+    assert of_tiny("candor_uncertainty_percentile_bucket", le="0.99") == 3  # the three flat ones are at 1.0
+    assert of_tiny("candor_novelty_percentile_count") == 6
+    assert of_tiny("candor_gallery_items") == 1
+    assert of_tiny("candor_queue_images") == 0
     assert value("candor_requests_in_flight") == 1  # the one that asks
     assert value("candor_ready") == 1
-    assert value("candor_model_info", bundle="tiny", hash=bundle.hash, backbone="patches", device="cpu") == 1
+    assert of_tiny("candor_bundle_loaded_timestamp_seconds") > 1.7e9
+    assert of_tiny("candor_tuning", what="max_batch") == 1
+    assert of_tiny("candor_model_info", hash=bundle.hash, backbone="patches", device="cpu") == 1
     assert value("process_resident_memory_bytes") > 0
 
 
@@ -131,6 +135,8 @@ async def test_the_api_describes_every_endpoint(document: Any) -> None:
         ("get", "/healthz"),
         ("get", "/readyz"),
         ("get", "/model"),
+        ("get", "/models"),
+        ("post", "/admin/reload"),
         ("get", "/metrics"),
     }
     for key, operation in operations.items():
@@ -148,8 +154,9 @@ async def test_the_api_describes_bodies_options_and_errors(document: Any) -> Non
         "max_percentile",
         "on_abstain",
         "encoding",
+        "bundle",
     }
-    assert {"400", "401", "408", "413", "415", "422", "429", "503", "504"} < set(embed["responses"])
+    assert {"400", "401", "404", "408", "413", "415", "422", "429", "503", "504"} < set(embed["responses"])
 
 
 async def test_every_reference_in_the_api_resolves(document: Any) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,14 @@ class SlowUpload:
         """Send the rest; the answer's first line."""
         self._socket.sendall(self._rest)
         return self.first_line()
+
+    def finish_with_body(self) -> Any:
+        """Send the rest; the answer's JSON."""
+        with self._socket:
+            self._socket.sendall(self._rest)
+            answer = HTTPResponse(self._socket)
+            answer.begin()
+            return json.loads(answer.read())
 
     def first_line(self) -> bytes:
         """The answer's first line, or nothing where the connection was closed."""

@@ -15,7 +15,7 @@ from service.settings import Settings, SettingsError, read_settings, unknown_var
 def test_defaults_need_no_environment() -> None:
     settings = read_settings({})
 
-    assert (settings.host, settings.port, settings.bundle) == ("127.0.0.1", 8000, DEFAULT_BUNDLE)
+    assert (settings.host, settings.port, settings.bundle) == ("127.0.0.1", 8000, str(DEFAULT_BUNDLE))
 
 
 def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ def test_unknown_variables_are_told_with_the_nearest_that_exists() -> None:
 def shown_default(default: Any) -> str:
     if default is None or default is PydanticUndefined:
         return "none"
-    if default == DEFAULT_BUNDLE:
+    if default == str(DEFAULT_BUNDLE):
         return "the shipped one"
     return f"`{getattr(default, 'value', default)}`"
 
