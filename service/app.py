@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
 
 from models.bundle import Bundle, BundleError, load_bundle
+from service.access import Access
 from service.errors import leave_errors_to_front
 from service.evidence import Grouping
 from service.front import Front
@@ -78,8 +80,21 @@ def create_app(
     for routes in (embed, retrieve, gallery, policies, health):
         app.include_router(routes.router)
     direct = [route for routes in (embed, retrieve) for route in routes.router.routes if isinstance(route, APIRoute)]
-    app.add_middleware(Front, direct=direct, settings=settings, lifecycle=lifecycle, metrics=metrics, logger=log)
+    access = Access(settings, log)
+    app.add_middleware(Front, direct=direct, access=access, lifecycle=lifecycle, metrics=metrics, logger=log)
+    if settings.allowed_origins:  # outermost: a browser asks for leave without the key that it will then send
+        app.add_middleware(CORSMiddleware, **_cross_origin(settings))
     return app
+
+
+def _cross_origin(settings: Settings) -> dict[str, Any]:
+    """What a browser lets the pages of those origins do."""
+    return {
+        "allow_origins": settings.allowed_origins,
+        "allow_methods": ["GET", "POST", "PUT", "DELETE"],
+        "allow_headers": ["*"],
+        "expose_headers": ["X-Request-ID", "Retry-After"],
+    }
 
 
 async def _live(

@@ -5,7 +5,6 @@ has nothing to add, takes as long as all the rest of the server's own work.
 """
 
 import asyncio
-import hmac
 import random
 import re
 import time
@@ -17,14 +16,13 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import InternalError, Unauthorized, as_problem, problem_response
+from service.access import Access
+from service.errors import InternalError, as_problem, problem_response
 from service.lifecycle import Lifecycle, draining
-from service.settings import Settings
 from service.telemetry import Logger, Metrics
 
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})  # answered while draining, logged at debug
-OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})  # answered without an API key
 LINGER_S: Final = 1.0  # a refused body is read and dropped this long, so that the client sees the refusal, not a reset
 
 
@@ -35,6 +33,7 @@ class _Exchange:
     request_id: str
     started: float
     status: int = 0
+    key: str | None = None  # the name of the API key it came with
 
 
 class Front:
@@ -48,14 +47,14 @@ class Front:
         app: ASGIApp,
         *,
         direct: Iterable[APIRoute],
-        settings: Settings,
+        access: Access,
         lifecycle: Lifecycle,
         metrics: Metrics,
         logger: Logger,
     ) -> None:
         self._app = app
         self._direct = {(method, route.path): route for route in direct for method in route.methods or ()}
-        self._key = settings.api_key.get_secret_value().encode() if settings.api_key else None
+        self._access = access
         self._lifecycle = lifecycle
         self._metrics = metrics
         self._logger = logger
@@ -79,7 +78,8 @@ class Front:
         self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send, exchange: _Exchange
     ) -> None:
         try:
-            await self._admit(scope["path"], headers, receive)
+            await self._refuse_if_draining(scope["path"], receive)
+            exchange.key = self._access.admit(scope["method"], scope["path"], headers)
             await self._handle(scope, receive, send)
         except asyncio.CancelledError:  # the server's time to drain is over
             if not exchange.status:
@@ -104,14 +104,10 @@ class Front:
         response = await route.endpoint(Request(scope, receive, send))
         await response(scope, receive, send)
 
-    async def _admit(self, path: str, headers: dict[bytes, bytes], receive: Receive) -> None:
+    async def _refuse_if_draining(self, path: str, receive: Receive) -> None:
         if self._lifecycle.draining and path not in PROBES:
             await _discard_body(receive)
             raise draining()
-        if self._key is not None and path not in OPEN_PATHS and not _has_key(headers, self._key):
-            raise Unauthorized(
-                "send the key as `Authorization: Bearer KEY`", headers={"WWW-Authenticate": 'Bearer realm="candor"'}
-            )
 
     def _noting(self, exchange: _Exchange, send: Send) -> Send:
         """`send` that notes the status and adds the headers of every answer."""
@@ -141,6 +137,8 @@ class Front:
             "status": exchange.status,
             "ms": round(seconds * 1000, 2),
         }
+        if exchange.key is not None:
+            fields["key"] = exchange.key
         problem = scope["state"].get("problem")
         if problem is not None:
             fields |= {"error": problem.type, "detail": problem.detail}
@@ -151,11 +149,6 @@ def _request_id(given: bytes) -> str:
     """The client's id if it is fit for headers and logs, else a new one."""
     text = given.decode("latin-1")
     return text if REQUEST_ID.fullmatch(text) else f"{random.getrandbits(128):032x}"
-
-
-def _has_key(headers: dict[bytes, bytes], key: bytes) -> bool:
-    scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-    return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), key)
 
 
 async def _discard_body(receive: Receive) -> None:

@@ -27,7 +27,8 @@ TAGS: Final = (
 )
 ERRORS: Final = {
     400: "The request, an option, a filter, a vector or an id cannot be read.",
-    401: "The server has an API key, and the request does not.",
+    401: "The server asks for an API key, and the request has none, or another.",
+    403: "The API key is not for this; or the server has no keys, and a page of another site asks.",
     404: "No such item, policy or answer.",
     408: "The body did not arrive in time.",
     409: "Contradicts what was said before.",
@@ -63,7 +64,8 @@ def describe() -> dict[str, Any]:
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of an endpoint that may answer with these problems."""
+    """The `responses` of an endpoint that may answer with these problems; one that asks for a key may refuse it."""
+    statuses = (*statuses, 403) if 401 in statuses else statuses
     content = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/ProblemBody"}}}
     return {status: {"description": ERRORS[status], "content": content} for status in sorted(statuses)}
 
@@ -121,4 +123,6 @@ class DescribedAPI(FastAPI):
         """The document behind `/docs`."""
         document = super().openapi()
         document["components"]["schemas"].setdefault("ProblemBody", ProblemBody.model_json_schema())
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}, {}]
         return document

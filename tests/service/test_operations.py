@@ -1,13 +1,16 @@
 """Probes, metrics, logs, what is served, and the API's own description."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from models.bundle import Bundle
+from service.keys import digest_of
 from service.schemas import ModelBody, ProblemBody
+from tests.service.callers import bearing, give_key
 from tests.service.conftest import Running, Start
 from tests.service.images import flat, png
 
@@ -96,12 +99,15 @@ async def test_the_model_says_what_is_served(start: Start, bundle: Bundle) -> No
     assert body.limits["queue_images"] == 256
 
 
-async def test_the_key_is_in_no_answer_and_no_log(start: Start) -> None:
-    async with start(api_key="correct-horse") as running:
-        headers = {"authorization": "Bearer correct-horse"}
-        answer = await running.client.get("/model", headers=headers)
-        assert "horse" not in answer.text
-    assert "horse" not in running.log.getvalue()
+async def test_a_caller_is_logged_by_name_and_the_key_is_in_no_answer_and_no_log(start: Start, tmp_path: Path) -> None:
+    key = give_key(tmp_path / "keys.txt", "search")
+    async with start(api_keys=tmp_path / "keys.txt", log_level="debug") as running:
+        answer = await running.client.get("/model", headers=bearing(key))
+        assert key not in answer.text
+    log = running.log.getvalue()
+    assert '"key":"search"' in log
+    assert key not in log
+    assert digest_of(key.encode()).hex() not in log
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import onnxruntime as ort
@@ -16,6 +17,7 @@ from httpx2 import Client, ConnectError, TransportError
 
 from service.server import CLOSE_S
 from tests.service.bundle_factory import DIMENSION, make_bundle
+from tests.service.callers import give_key
 from tests.service.images import jpeg, png
 from tests.service.process import PATIENCE_S, Server, ready_client, serving
 
@@ -84,6 +86,26 @@ def test_a_port_in_use_stops_the_start(bundle_path: Path, tmp_path: Path) -> Non
     assert "Traceback" not in server.errors
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_other_machines_are_let_in_with_keys_or_on_purpose_only(
+    bundle_path: Path, tmp_path: Path, host: str, workers: str
+) -> None:
+    options = ("--host", host, "--workers", workers)
+    with serving(bundle_path, tmp_path / "gallery", *options) as server:
+        assert server.wait() == 2
+    assert "CANDOR_API_KEYS" in server.errors
+    assert "CANDOR_ALLOW_ANONYMOUS=true" in server.errors
+    assert "Traceback" not in server.errors
+    give_key(tmp_path / "keys.txt")
+    for way_out in ({"CANDOR_API_KEYS": str(tmp_path / "keys.txt")}, {"CANDOR_ALLOW_ANONYMOUS": "true"}):
+        with serving(bundle_path, tmp_path / "gallery", *options, **way_out) as server:
+            port = urlsplit(server.url).port
+            with Client(base_url=f"http://{'[::1]' if ':' in host else '127.0.0.1'}:{port}") as client:
+                status = client.get("/model").status_code
+            assert (status == 401) == ("CANDOR_API_KEYS" in way_out)
+
+
 def test_an_unknown_variable_is_warned_about(bundle_path: Path, tmp_path: Path) -> None:
     with serving(bundle_path, tmp_path / "gallery", CANDOR_MAX_PERCENTIL="0.5") as server:
         warning = server.event("unknown setting ignored")
@@ -98,7 +120,9 @@ class SlowUpload:
         host, _, port = url.removeprefix("http://").partition(":")
         self._socket = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
         self._rest = content[1:]
-        head = f"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(content)}\r\n\r\n"
+        head = (
+            f"POST /embed HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/png\r\nContent-Length: {len(content)}\r\n\r\n"
+        )
         self._socket.sendall(head.encode() + content[:1])
 
     def finish(self) -> bytes:

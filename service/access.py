@@ -1,0 +1,104 @@
+"""Who may come in: callers with a key for what they ask; or, where no keys are set, all but strange web pages."""
+
+import ipaddress
+import socket
+from collections.abc import Mapping
+from typing import Final
+
+from service.errors import Forbidden, Unauthorized
+from service.keyring import Keyring
+from service.keys import KeyScope
+from service.settings import Settings
+from service.telemetry import Logger
+
+OPEN_PATHS: Final = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})  # answered without an API key
+READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+NEEDED: Final[Mapping[str, tuple[KeyScope, KeyScope]]] = {
+    "embed": (KeyScope.EMBED, KeyScope.EMBED),
+    "v1": (KeyScope.EMBED, KeyScope.EMBED),
+    "v2": (KeyScope.EMBED, KeyScope.EMBED),
+    "retrieve": (KeyScope.RETRIEVE, KeyScope.RETRIEVE),
+    "feedback": (KeyScope.RETRIEVE, KeyScope.RETRIEVE),
+    "gallery": (KeyScope.RETRIEVE, KeyScope.WRITE),
+    "policies": (KeyScope.RETRIEVE, KeyScope.ADMIN),
+    "admin": (KeyScope.ADMIN, KeyScope.ADMIN),
+}
+"""What a path needs by its first part, to read and to change; any other path needs a key of any scope."""
+
+
+def needed_scope(method: str, path: str) -> KeyScope | None:
+    """The scope that a key must have; None: any key will do."""
+    scopes = NEEDED.get(path[1:].partition("/")[0])
+    return None if scopes is None else scopes[method not in READING]
+
+
+class Access:
+    """Admits requests, or refuses them."""
+
+    def __init__(self, settings: Settings, logger: Logger) -> None:
+        self._keyring = Keyring(settings.api_keys, logger) if settings.api_keys else None
+        self._origins = settings.allowed_origins
+        self._local = is_loopback(settings.host)
+
+    def admit(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> str | None:
+        """The name of the caller's key; None where none is needed.
+
+        Raises:
+            Unauthorized: without a key of the file.
+            Forbidden: with one that is not for this; or, where no keys are set, to what a page of another site sends.
+        """
+        if path in OPEN_PATHS:
+            return None
+        if self._keyring is None:
+            self._refuse_strange_pages(headers)
+            return None
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        key = self._keyring.find(given.strip()) if scheme.lower() == b"bearer" else None
+        if key is None:
+            raise Unauthorized(
+                "send the key as `Authorization: Bearer KEY`", headers={"WWW-Authenticate": 'Bearer realm="candor"'}
+            )
+        scope = needed_scope(method, path)
+        if scope is not None and scope not in key.scopes:
+            challenge = f'Bearer realm="candor", error="insufficient_scope", scope="{scope}"'
+            raise Forbidden(f"this needs a key with the scope {scope}", headers={"WWW-Authenticate": challenge})
+        return key.name
+
+    def _refuse_strange_pages(self, headers: Mapping[bytes, bytes]) -> None:
+        """A browser on this network can reach an open server, whatever page it shows: it tells whose by these headers.
+
+        A page whose own name was made to point here sends an Origin that fits its Host: hence the look at that as well.
+        """
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        origin = headers.get(b"origin", b"").decode("latin-1").lower()
+        if origin and origin not in self._origins and origin.partition("://")[2] != host:
+            raise Forbidden("a page of another site may not use this server unless CANDOR_ALLOWED_ORIGINS names it")
+        if self._local and host and not _names_loopback(host) and host not in map(_authority, self._origins):
+            raise Forbidden(
+                "this server is for its own machine, under localhost; for other names set CANDOR_API_KEYS, or name "
+                "the origin in CANDOR_ALLOWED_ORIGINS"
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens on that address, or on the one of that name."""
+    try:
+        found = socket.getaddrinfo(host or "0.0.0.0", None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(str(address[0])).is_loopback for *_, address in found)
+
+
+def _names_loopback(authority: str) -> bool:
+    """Whether a Host header names this machine to itself, which no page of another site can make it do."""
+    name = authority[1:].partition("]")[0] if authority.startswith("[") else authority.partition(":")[0]
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _authority(origin: str) -> str:
+    return origin.partition("://")[2]
