@@ -11,7 +11,9 @@ from service.keys import KeyScope
 from service.settings import Settings
 from service.telemetry import Logger
 
-OPEN_PATHS: Final = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})  # answered without an API key
+HEALTH: Final = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
+OPEN_PATHS: Final = HEALTH | {"/", "/docs", "/openapi.json"}  # answered without an API key
+OPEN_FOLDER: Final = "/page/"  # as is all below it
 READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 NEEDED: Final[Mapping[str, tuple[KeyScope, KeyScope]]] = {
     "embed": (KeyScope.EMBED, KeyScope.EMBED),
@@ -47,7 +49,7 @@ class Access:
             Unauthorized: without a key of the file.
             Forbidden: with one that is not for this; or, where no keys are set, to what a page of another site sends.
         """
-        if path in OPEN_PATHS:
+        if path in OPEN_PATHS or path.startswith(OPEN_FOLDER):
             return None
         if self._keyring is None:
             self._refuse_strange_pages(headers)

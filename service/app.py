@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -28,6 +29,7 @@ from service.routes import embed, gallery, health, policies, retrieve
 from service.session import Session, SessionError, open_session
 from service.settings import Settings, policies_path
 from service.telemetry import Logger, Metrics, make_metrics, name_model, name_tuning, stderr_logger
+from service.tracing import open_tracing
 
 REACH_AGAIN_S: Final = 2.0
 REFUSALS: Final = (
@@ -60,6 +62,7 @@ def create_app(
 ) -> FastAPI:
     """An app that loads in the background once started: until then it answers, with 503; or loads before it starts."""
     lifecycle, metrics, log = Lifecycle(), make_metrics(), logger or stderr_logger(settings)
+    tracing = open_tracing(settings, os.environ)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -72,6 +75,8 @@ def create_app(
         finally:
             stop.set()
             await life
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
 
     app = DescribedAPI(lifespan=lifespan, redirect_slashes=False, redoc_url=None, **describe())
     app.state.lifecycle = lifecycle
@@ -80,8 +85,10 @@ def create_app(
     for routes in (embed, retrieve, gallery, policies, health):
         app.include_router(routes.router)
     direct = [route for routes in (embed, retrieve) for route in routes.router.routes if isinstance(route, APIRoute)]
-    access = Access(settings, log)
-    app.add_middleware(Front, direct=direct, access=access, lifecycle=lifecycle, metrics=metrics, logger=log)
+    access, trace = Access(settings, log), tracing.record if tracing else None
+    app.add_middleware(
+        Front, direct=direct, access=access, lifecycle=lifecycle, metrics=metrics, logger=log, trace=trace
+    )
     if settings.allowed_origins:  # outermost: a browser asks for leave without the key that it will then send
         app.add_middleware(CORSMiddleware, **_cross_origin(settings))
     return app

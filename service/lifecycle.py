@@ -114,4 +114,5 @@ def services_of(request: Request, bundle: str | None = None) -> Services:
     served = services.bundle.manifest.name
     if bundle is not None and bundle != served:
         raise UnknownBundle(f"no bundle {bundle!r} is served here: there is {served!r}")
+    request.scope["state"]["bundle"] = served  # for the log and the trace
     return services

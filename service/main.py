@@ -13,6 +13,7 @@ from service.server import listen, serve, url_of
 from service.settings import Device, Settings, SettingsError, read_settings, unknown_variables
 from service.telemetry import capture_library_logs, stderr_logger
 from service.tls import server_context
+from service.tracing import load_tracing, wants_tracing
 from service.workers import reserve, supervise
 
 
@@ -53,6 +54,8 @@ def check_start(settings: Settings) -> None:
             "file made with `candor keys add`, or CANDOR_ALLOW_ANONYMOUS=true if anybody may use this server"
         )
     server_context(settings)
+    if wants_tracing(settings, os.environ):
+        load_tracing()
 
 
 def parse_arguments(argv: Sequence[str]) -> dict[str, object]:

@@ -84,7 +84,7 @@ async def test_each_request_is_one_json_line(running: Running) -> None:
 
     lines = [json.loads(line) for line in running.log.getvalue().splitlines()]
     good, bad = (line for line in lines if line["event"] == "request")
-    assert (good["request_id"], good["method"], good["path"], good["status"]) == ("abc", "GET", "/model", 200)
+    assert (good["request_id"], good["method"], good["route"], good["status"]) == ("abc", "GET", "/model", 200)
     assert good["ms"] >= 0
     assert (bad["request_id"], bad["status"], bad["error"]) == ("def", 415, "unsupported_format")
 
