@@ -111,9 +111,9 @@ def test_workers_ask_clients_for_certificates(
         assert server.url.startswith("https://127.0.0.1:")
         for _ in range(4):  # either worker
             assert status(server, ours, client) == 200
-            with pytest.raises(httpx2.TransportError, match="CERTIFICATE_REQUIRED|certificate required"):
+            with pytest.raises(httpx2.TransportError):
                 status(server, ours)
-            with pytest.raises(httpx2.TransportError, match=r"UNKNOWN_CA|unknown ca"):
+            with pytest.raises(httpx2.TransportError):
                 status(server, ours, stranger)
     assert PASSWORD not in server.errors
 
