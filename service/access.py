@@ -13,6 +13,7 @@ from service.telemetry import Logger
 
 HEALTH: Final = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 OPEN_PATHS: Final = HEALTH | {"/", "/docs", "/openapi.json"}  # answered without an API key
+OWN_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})  # what needs no parsing
 OPEN_FOLDER: Final = "/page/"  # as is all below it
 READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 NEEDED: Final[Mapping[str, tuple[KeyScope, KeyScope]]] = {
@@ -71,9 +72,8 @@ class Access:
 
         A page whose own name was made to point here sends an Origin that fits its Host: hence the look at that as well.
         """
-        host = headers.get(b"host", b"").decode("latin-1").lower()
-        origin = headers.get(b"origin", b"").decode("latin-1").lower()
-        if origin and origin not in self._origins and origin.partition("://")[2] != host:
+        host, origin = _lower(headers.get(b"host", b"")), _lower(headers.get(b"origin", b""))
+        if origin and origin not in self._origins and _authority(origin) != host:
             raise Forbidden("a page of another site may not use this server unless CANDOR_ALLOWED_ORIGINS names it")
         if self._local and host and not _names_loopback(host) and host not in map(_authority, self._origins):
             raise Forbidden(
@@ -94,12 +94,16 @@ def is_loopback(host: str) -> bool:
 def _names_loopback(authority: str) -> bool:
     """Whether a Host header names this machine to itself, which no page of another site can make it do."""
     name = authority[1:].partition("]")[0] if authority.startswith("[") else authority.partition(":")[0]
-    if name == "localhost":
+    if name in OWN_NAMES:
         return True
     try:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def _lower(header: bytes) -> str:
+    return header.decode("latin-1").lower()
 
 
 def _authority(origin: str) -> str:
