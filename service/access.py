@@ -13,7 +13,6 @@ from service.telemetry import Logger
 
 HEALTH: Final = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 OPEN_PATHS: Final = HEALTH | {"/", "/docs", "/openapi.json"}  # answered without an API key
-OWN_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})  # what needs no parsing
 OPEN_FOLDER: Final = "/page/"  # as is all below it
 READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 NEEDED: Final[Mapping[str, tuple[KeyScope, KeyScope]]] = {
@@ -41,7 +40,6 @@ class Access:
     def __init__(self, settings: Settings, logger: Logger) -> None:
         self._keyring = Keyring(settings.api_keys, logger) if settings.api_keys else None
         self._origins = settings.allowed_origins
-        self._local = is_loopback(settings.host)
 
     def admit(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> str | None:
         """The name of the caller's key; None where none is needed.
@@ -75,10 +73,10 @@ class Access:
         host, origin = _lower(headers.get(b"host", b"")), _lower(headers.get(b"origin", b""))
         if origin and origin not in self._origins and _authority(origin) != host:
             raise Forbidden("a page of another site may not use this server unless CANDOR_ALLOWED_ORIGINS names it")
-        if self._local and host and not _names_loopback(host) and host not in map(_authority, self._origins):
+        if host and not _is_nobodys_site(host) and host not in map(_authority, self._origins):
             raise Forbidden(
-                "this server is for its own machine, under localhost; for other names set CANDOR_API_KEYS, or name "
-                "the origin in CANDOR_ALLOWED_ORIGINS"
+                "without API keys this server answers to addresses and names without dots, as localhost: set "
+                "CANDOR_API_KEYS, or name the site, as http://host:port, in CANDOR_ALLOWED_ORIGINS"
             )
 
 
@@ -91,15 +89,16 @@ def is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(str(address[0])).is_loopback for *_, address in found)
 
 
-def _names_loopback(authority: str) -> bool:
-    """Whether a Host header names this machine to itself, which no page of another site can make it do."""
+def _is_nobodys_site(authority: str) -> bool:
+    """Whether a Host header is one that no site of the internet can have: an address, or a name without a dot."""
     name = authority[1:].partition("]")[0] if authority.startswith("[") else authority.partition(":")[0]
-    if name in OWN_NAMES:
+    if name == "127.0.0.1" or "." not in name:
         return True
     try:
-        return ipaddress.ip_address(name).is_loopback
+        ipaddress.ip_address(name)
     except ValueError:
         return False
+    return True
 
 
 def _lower(header: bytes) -> str:
