@@ -96,8 +96,8 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --fork-str
 
 requirements: | $(UV) ## Compile requirements/*.txt from pyproject.toml (UPGRADE=1 moves every pin)
 	$(COMPILE) --group build --output-file requirements/build.txt
-	$(COMPILE) pyproject.toml --extra cpu --extra postgresql --extra milvus --extra train --group dev --output-file requirements/dev.txt
-	$(COMPILE) pyproject.toml --extra cpu --extra postgresql --extra milvus --output-file requirements/serve-cpu.txt
-	$(COMPILE) pyproject.toml --extra gpu --extra postgresql --extra milvus --output-file requirements/serve-gpu.txt
+	$(COMPILE) pyproject.toml --extra cpu --extra postgresql --extra milvus --extra otel --extra train --group dev --output-file requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra cpu --extra postgresql --extra milvus --extra otel --output-file requirements/serve-cpu.txt
+	$(COMPILE) pyproject.toml --extra gpu --extra postgresql --extra milvus --extra otel --output-file requirements/serve-gpu.txt
 	$(COMPILE) pyproject.toml --extra cpu --extra train --output-file requirements/train.txt
 	$(COMPILE) --group milvus-server --output-file requirements/milvus-server.txt

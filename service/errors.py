@@ -101,6 +101,14 @@ class Unauthorized(Problem):
     title = "An API key is needed"
 
 
+class Forbidden(Problem):
+    """An API key that is not for this; or, on a server without keys, a page of another site."""
+
+    status = 403
+    type = "forbidden"
+    title = "This is not allowed"
+
+
 class NotFound(Problem):
     """No such path."""
 

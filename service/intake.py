@@ -1,6 +1,7 @@
 """Reading requests: the body within its limits of bytes and time, then images and fields in whatever form they came."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeVar
@@ -22,6 +23,7 @@ from service.errors import (
 )
 from service.multipart import File, parse_multipart
 from service.settings import Settings
+from service.stages import note_stage
 
 Kind = Literal["image", "multipart", "json"]
 Model = TypeVar("Model", bound=BaseModel)
@@ -105,6 +107,7 @@ async def read_body(request: Request, limit_bytes: int, timeout_s: float) -> byt
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit_bytes:
         raise BodyTooLarge(f"the body has {announced} bytes and the limit is {limit_bytes}")
+    started = time.perf_counter()
     try:
         async with asyncio.timeout(timeout_s):
             chunks = [chunk async for chunk in _at_most(limit_bytes, request)]
@@ -114,6 +117,7 @@ async def read_body(request: Request, limit_bytes: int, timeout_s: float) -> byt
         ) from error
     except ClientDisconnect as error:
         raise ClientGone("the client left before the body was complete") from error
+    note_stage("read", started, time.perf_counter(), bytes=sum(map(len, chunks)))
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

@@ -143,4 +143,6 @@ def services_of(request: Request, bundle: str | None = None) -> Services:
         if len(named) > 1:
             raise InvalidOption("a query parameter is given twice")
         bundle = named[0] if named else None
-    return generation.of(bundle)
+    services = generation.of(bundle)
+    request.scope["state"]["bundle"] = services.name  # for the log and the trace
+    return services

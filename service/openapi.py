@@ -27,7 +27,8 @@ TAGS: Final = (
 )
 ERRORS: Final = {
     400: "The request, an option, a filter, a vector or an id cannot be read.",
-    401: "The server has an API key, and the request does not.",
+    401: "The server asks for an API key, and the request has none, or another.",
+    403: "The API key is not for this; or the server has no keys, and a page of another site asks.",
     404: "No such bundle, gallery, item, policy or answer.",
     408: "The body did not arrive in time.",
     409: "Contradicts what was said before, or cannot be served.",
@@ -71,7 +72,8 @@ def describe() -> dict[str, Any]:
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of an endpoint that may answer with these problems."""
+    """The `responses` of an endpoint that may answer with these problems; one that asks for a key may refuse it."""
+    statuses = (*statuses, 403) if 401 in statuses else statuses
     content = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/ProblemBody"}}}
     return {status: {"description": ERRORS[status], "content": content} for status in sorted(statuses)}
 
@@ -133,6 +135,8 @@ class DescribedAPI(FastAPI):
             for operation in item.values():
                 if path in OF_A_BUNDLE or OF_A_BUNDLE.intersection(operation.get("tags", ())):
                     _take_bundle(operation)
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}, {}]
         return document
 
 

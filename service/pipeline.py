@@ -20,6 +20,7 @@ from service.decoding import Decoded, Source, decode_source, decode_workers, pre
 from service.errors import InferenceFailed, Problem, Unavailable, UnreadableImage
 from service.session import Session
 from service.settings import Settings
+from service.stages import note_stage
 from service.telemetry import BundleMetrics, Logger
 
 
@@ -62,11 +63,14 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Inferred:
-    """What a lane gives of one image, and the seconds that decoding and the inference it was in took."""
+    """What a lane gives of one image, and when decoding and the inference it was in began and what they took."""
 
     scores: Scores
+    decode_started: float
     decode_s: float
+    inference_started: float
     inference_s: float
+    batch_size: int
 
 
 Outcome = Embedded | Problem
@@ -154,6 +158,7 @@ class Pipeline:
         except Exception as error:
             self._logger.error("image failed", exc_info=error)
             return InferenceFailed(f"the model failed on this image ({type(error).__name__}); the log says more")
+        _note_stages(admitted, done)
         queue_s = max(0.0, time.perf_counter() - admitted - done.decode_s - done.inference_s)
         return Embedded(done.scores, Timing(done.decode_s, queue_s, done.inference_s))
 
@@ -195,7 +200,10 @@ class Pipeline:
             strict=True,
         )
         scores = [Scores(*row) for row in columns]
-        return [Inferred(of, image.seconds, inference_s) for of, image in zip(scores, images, strict=True)]
+        return [
+            Inferred(of, image.started, image.seconds, started, inference_s, len(images))
+            for of, image in zip(scores, images, strict=True)
+        ]
 
     def _observe(self, outcome: Outcome) -> None:
         if isinstance(outcome, Problem):
@@ -208,6 +216,16 @@ class Pipeline:
         self._inference.observe(timing.inference_s)
         metrics.uncertainty_percentile.observe(scores.percentile)
         metrics.novelty_percentile.observe(scores.novelty_percentile)
+
+
+def _note_stages(admitted: float, done: Inferred) -> None:
+    """An image waits before it is decoded, and again before it is inferred."""
+    decoded = done.decode_started + done.decode_s
+    note_stage("queue", admitted, done.decode_started)
+    note_stage("decode", done.decode_started, decoded)
+    note_stage("queue", decoded, done.inference_started)
+    inferred = done.inference_started + done.inference_s
+    note_stage("inference", done.inference_started, inferred, batch_size=done.batch_size)
 
 
 async def _gather(coroutines: Sequence[Coroutine[Any, Any, Outcome]]) -> list[Outcome]:

@@ -21,6 +21,7 @@ from service.openapi import IMAGE, READING, body, errors, options_as_query, prop
 from service.pipeline import Embedded, Outcome, timing_ms
 from service.schemas import EmbedAnswer
 from service.settings import Settings
+from service.stages import note_stage
 from service.vectors import Encoding, encode_embedding
 
 NPY: Final = "application/x-npy"
@@ -104,7 +105,9 @@ async def embed(request: Request) -> Response:
     else:
         rows = _as_rows(answers, threshold, options)
         content = _as_npy(rows) if array == NPY else rows.tobytes()
-    services.metrics.stage_seconds.labels("encode").observe(time.perf_counter() - started)
+    ended = time.perf_counter()
+    services.metrics.stage_seconds.labels("encode").observe(ended - started)
+    note_stage("encode", started, ended, bytes=len(content))
     return Response(content, media_type=array or "application/json")
 
 

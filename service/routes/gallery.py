@@ -1,6 +1,7 @@
 """The gallery: items with an embedding, an uncertainty and a payload, put in, looked at and taken out."""
 
 import asyncio
+import time
 from collections.abc import Coroutine, Sequence
 from typing import Annotated, Any, Final, TypeVar
 
@@ -28,6 +29,7 @@ from service.items import (
 from service.lifecycle import services_of
 from service.openapi import IMAGE, READING, body, errors, options_as_query, properties
 from service.schemas import Deleted, GalleryPage, ItemWithEmbedding, StoredBody, StoredMany
+from service.stages import note_stage
 from service.vectors import Encoding, encode_embedding
 
 MAX_PAGE: Final = 1000
@@ -213,13 +215,15 @@ async def finish_in_time(work: Coroutine[Any, Any, Value], deadline: float) -> V
     Raises:
         DeadlineExceeded: after the deadline.
     """
-    task = asyncio.ensure_future(work)
+    task, started = asyncio.ensure_future(work), time.perf_counter()
     try:
         async with asyncio.timeout_at(deadline):
             return await asyncio.shield(task)
     except TimeoutError as error:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         raise DeadlineExceeded(f"{DEADLINE}; a change may still take effect") from error
+    finally:
+        note_stage("gallery", started, time.perf_counter())
 
 
 def _filter(text: str | None) -> dict[str, Any] | None:

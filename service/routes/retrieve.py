@@ -24,6 +24,7 @@ from service.openapi import IMAGE, READING, body, errors, options_as_query, prop
 from service.pipeline import Timing, timing_ms
 from service.policies.following import Asked, Followed, follow, remember, resolve
 from service.schemas import RetrieveAnswer
+from service.stages import note_stage
 from service.vectors import unit_vector
 
 MAX_LIMIT: Final = 1000
@@ -160,7 +161,10 @@ async def retrieve(request: Request) -> Response:
     answer = await answer_in_time(request, _answer(fields, image, thresholds, asked, services), deadline)
     if answer.followed is not None:
         remember(answer.followed, request.scope["state"]["request_id"], services.policies)
-    return Response(_as_json(answer, thresholds, services), media_type="application/json")
+    started = time.perf_counter()
+    content = _as_json(answer, thresholds, services)
+    note_stage("encode", started, time.perf_counter(), bytes=len(content))
+    return Response(content, media_type="application/json")
 
 
 @dataclass(frozen=True)
@@ -230,6 +234,7 @@ async def _answer(
     depth = max(limit, DEPTH) if looking else limit
     found = await _search(query, fields, depth, raw_bound(thresholds.result, services.bundle), services)
     search_s = time.perf_counter() - started
+    note_stage("search", started, started + search_s)
     if not looking:
         return Answer(query, found, search_s)
     grouping = asked.policy.grouping if asked else services.grouping

@@ -16,6 +16,7 @@ from models.images import ImageTooLarge, UndecodableImage, UnsupportedFormat
 from service.errors import Problem
 from service.gallery.base import GalleryError, NoRoom
 from service.lanes import Outputs
+from tests.service.callers import give_key
 from tests.service.conftest import Running, Start
 from tests.service.fakes import GatedSession, PoisonedSession
 from tests.service.images import black, encode, flat, picture, png
@@ -154,17 +155,20 @@ async def test_a_slow_upload(start: Start) -> None:
         assert response.headers["connection"] == "close"
 
 
-async def test_the_key_is_asked_for_but_not_by_probes(start: Start) -> None:
-    async with start(api_key="correct-horse") as running:
+async def test_a_key_is_asked_for_but_not_by_probes(start: Start, tmp_path: Path) -> None:
+    key = give_key(tmp_path / "keys.txt")
+    async with start(api_keys=tmp_path / "keys.txt") as running:
         client = running.client
         refused = await client.post("/embed", content=png(), headers=PNG)
         check(refused, 401, "unauthorized")
         assert refused.headers["www-authenticate"].startswith("Bearer")
-        for wrong in ("Bearer wrong-horse", "Basic correct-horse", "Bearer", ""):
-            check(await client.get("/model", headers={"authorization": wrong}), 401, "unauthorized")
+        for wrong in (f"Bearer {key[:-1]}", f"Basic {key}", key, "Bearer", "Bearer \xff", ""):
+            headers = {b"authorization": wrong.encode("latin-1")}
+            check(await client.get("/model", headers=headers), 401, "unauthorized")
         check(await client.get("/metrics"), 401, "unauthorized")
-        right = {"authorization": "Bearer correct-horse"}
-        assert (await client.post("/embed", content=png(), headers={**PNG, **right})).status_code == 200
+        for right in (f"Bearer {key}", f"bearer   {key} "):
+            answer = await client.post("/embed", content=png(), headers={**PNG, "authorization": right})
+            assert answer.status_code == 200
         for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
             assert (await client.get(path)).status_code == 200
 
