@@ -22,7 +22,7 @@ from service.openapi import DescribedAPI, describe
 from service.pipeline import Pipeline
 from service.policies.desk import Policies
 from service.policies.store import PolicyStore, PolicyStoreError
-from service.routes import embed, gallery, health, policies, retrieve
+from service.routes import embed, gallery, health, kserve, kserve_models, openai, openai_models, policies, retrieve
 from service.session import Session, SessionError, open_session
 from service.settings import Settings, policies_path
 from service.telemetry import Logger, Metrics, make_metrics, name_model, name_tuning, stderr_logger
@@ -75,9 +75,11 @@ def create_app(
     app.state.lifecycle = lifecycle
     app.state.metrics = metrics
     leave_errors_to_front(app)
-    for routes in (embed, retrieve, gallery, policies, health):
+    for routes in (embed, retrieve, gallery, policies, openai, openai_models, kserve, kserve_models, health):
         app.include_router(routes.router)
-    direct = [route for routes in (embed, retrieve) for route in routes.router.routes if isinstance(route, APIRoute)]
+    direct = [
+        route for routes in (embed, retrieve, openai) for route in routes.router.routes if isinstance(route, APIRoute)
+    ]
     app.add_middleware(Front, direct=direct, settings=settings, lifecycle=lifecycle, metrics=metrics, logger=log)
     return app
 

@@ -1,11 +1,10 @@
-"""Every way a request can fail: one typed tree, rendered once as RFC 9457 `application/problem+json`."""
+"""Every way a request can fail: one typed tree, which `rendering.py` alone turns into bytes."""
 
 import math
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -13,7 +12,6 @@ from starlette.exceptions import HTTPException
 from models.images import ImageError
 from service.gallery.base import FilterError, GalleryError, GalleryUnavailable, NoRoom
 
-PROBLEM_JSON = "application/problem+json"
 GALLERY_RETRY_S = 2.0
 
 
@@ -229,19 +227,21 @@ class UnreadableImage(Problem):
         self.type, self.title, self.status = error.type, error.title, error.status
 
 
+class ImageAtFault(Problem):
+    """An image with whose error the whole request fails, as in protocols that have none for one image among many.
+
+    `type` and `title` are that error's; the status is 400 where the image is to blame, as such protocols want it.
+    """
+
+    def __init__(self, problem: Problem, param: str, hint: str = "") -> None:
+        super().__init__(f"{param}: {problem.detail}{hint}", headers=problem.headers, param=param, **problem.members)
+        self.type, self.title = problem.type, problem.title
+        self.status = 400 if problem.status < 500 else problem.status
+
+
 def retry_after(seconds: float) -> dict[str, str]:
     """The header that says when to try again, in whole seconds, at least one."""
     return {"Retry-After": str(max(1, math.ceil(seconds)))}
-
-
-def problem_response(problem: Problem, request_id: str) -> Response:
-    """The one place where an error becomes bytes."""
-    return Response(
-        orjson.dumps({**problem.as_dict(), "request_id": request_id}),
-        status_code=problem.status,
-        headers=problem.headers,
-        media_type=PROBLEM_JSON,
-    )
 
 
 def as_problem(error: Exception) -> Problem | None:

@@ -17,14 +17,16 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import InternalError, Unauthorized, as_problem, problem_response
+from service.errors import InternalError, Unauthorized, as_problem
 from service.lifecycle import Lifecycle, draining
+from service.rendering import error_response
 from service.settings import Settings
 from service.telemetry import Logger, Metrics
 
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})  # answered while draining, logged at debug
-OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})  # answered without an API key
+HEALTH: Final = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
+PROBES: Final = HEALTH | {"/metrics"}  # answered while draining, logged at debug
+OPEN_PATHS: Final = HEALTH | {"/docs", "/openapi.json"}  # answered without an API key
 LINGER_S: Final = 1.0  # a refused body is read and dropped this long, so that the client sees the refusal, not a reset
 
 
@@ -83,7 +85,7 @@ class Front:
             await self._handle(scope, receive, send)
         except asyncio.CancelledError:  # the server's time to drain is over
             if not exchange.status:
-                await problem_response(draining(), exchange.request_id)(scope, receive, send)
+                await error_response(draining(), exchange.request_id, scope["path"])(scope, receive, send)
             raise
         except Exception as error:
             problem = as_problem(error)
@@ -93,7 +95,7 @@ class Front:
                     raise  # half an answer is out: only closing the connection tells the client
                 problem = InternalError("a defect of the server's; its log has the details under this request_id")
             scope["state"]["problem"] = problem
-            await problem_response(problem, exchange.request_id)(scope, receive, send)
+            await error_response(problem, exchange.request_id, scope["path"])(scope, receive, send)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = self._direct.get((scope["method"], scope["path"]))

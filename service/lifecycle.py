@@ -103,6 +103,15 @@ def lifecycle_of(request: Request) -> Lifecycle:
     return lifecycle
 
 
+def served(request: Request) -> list[Services]:
+    """What every served bundle is served with, the default one first.
+
+    Raises:
+        Unavailable: while loading.
+    """
+    return [services_of(request)]
+
+
 def services_of(request: Request, bundle: str | None = None) -> Services:
     """What an endpoint works with: of the bundle of that name, or of the only one.
 

@@ -3,13 +3,16 @@
 import copy
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from service.errors import PROBLEM_JSON
-from service.schemas import ProblemBody
+from service.rendering import JSON, PROBLEM_JSON
+from service.schemas import KServeError, OpenAIError, ProblemBody
+
+Protocol = Literal["rfc9457", "openai", "kserve"]
+"""Whose shape an error has."""
 
 DESCRIPTION: Final = """
 Image embeddings that say when they are unsure. Each image gets an embedding, a raw `uncertainty` (higher is less
@@ -23,22 +26,30 @@ TAGS: Final = (
     {"name": "retrieve", "description": "The nearest items of the gallery, or an abstention with its reasons."},
     {"name": "gallery", "description": "What retrieval finds: items with an embedding, an uncertainty and a payload."},
     {"name": "policies", "description": "Certified thresholds: at most so many accepted matches are wrong."},
+    {"name": "openai", "description": "What OpenAI's clients speak, for images: `model` is a bundle's name."},
+    {"name": "kserve", "description": "The Open Inference Protocol (KServe v2, Triton) with its binary extension."},
     {"name": "operations", "description": "Probes, metrics and what is served."},
 )
 ERRORS: Final = {
     400: "The request, an option, a filter, a vector or an id cannot be read.",
     401: "The server has an API key, and the request does not.",
-    404: "No such item, policy or answer.",
+    404: "No such bundle, item, policy or answer.",
     408: "The body did not arrive in time.",
     409: "Contradicts what was said before.",
     413: "Too many bytes, pixels or images.",
     415: "A content type or image format that is not supported.",
     422: "The bytes are no sound image, or the image is too uncertain and the request made that an error.",
     429: "The queue is full: try again after `Retry-After` seconds.",
+    500: "The model, the gallery or the server itself failed.",
     503: "Loading, draining or unwell: try again after `Retry-After` seconds.",
     504: "The answer was not ready in time.",
 }
 READING: Final = (400, 401, 408, 413, 415, 429, 503, 504)
+ERROR_BODIES: Final[Mapping[Protocol, tuple[str, type[BaseModel]]]] = {
+    "rfc9457": (PROBLEM_JSON, ProblemBody),
+    "openai": (JSON, OpenAIError),
+    "kserve": (JSON, KServeError),
+}
 IMAGE: Final = {"type": "string", "format": "binary"}
 
 
@@ -62,10 +73,11 @@ def describe() -> dict[str, Any]:
     }
 
 
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of an endpoint that may answer with these problems."""
-    content = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/ProblemBody"}}}
-    return {status: {"description": ERRORS[status], "content": content} for status in sorted(statuses)}
+def errors(*statuses: int, protocol: Protocol = "rfc9457") -> dict[int | str, dict[str, Any]]:
+    """The `responses` of an endpoint that may answer with these errors, and with 500, in its protocol's shape."""
+    media_type, model = ERROR_BODIES[protocol]
+    content = {media_type: {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
+    return {status: {"description": ERRORS[status], "content": content} for status in sorted({*statuses, 500})}
 
 
 def options_as_query(model: type[BaseModel], leave_out: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -115,10 +127,11 @@ def inlined(model: type[BaseModel]) -> dict[str, Any]:
 
 
 class DescribedAPI(FastAPI):
-    """An app whose document holds the problem's schema, which every endpoint refers to."""
+    """An app whose document holds the schemas of errors, which every endpoint refers to."""
 
     def openapi(self) -> dict[str, Any]:
         """The document behind `/docs`."""
         document = super().openapi()
-        document["components"]["schemas"].setdefault("ProblemBody", ProblemBody.model_json_schema())
+        for _, model in ERROR_BODIES.values():
+            document["components"]["schemas"].setdefault(model.__name__, inlined(model))
         return document
