@@ -34,6 +34,11 @@ class Services:
     metrics: Metrics
     logger: Logger
 
+    @property
+    def name(self) -> str:
+        """What requests call the bundle."""
+        return self.bundle.manifest.name
+
 
 class Lifecycle:
     """The state of one app, on its event loop; `services` is there from the end of loading to the end."""

@@ -134,4 +134,6 @@ class DescribedAPI(FastAPI):
         document = super().openapi()
         for _, model in ERROR_BODIES.values():
             document["components"]["schemas"].setdefault(model.__name__, inlined(model))
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}, {}]
         return document

@@ -31,7 +31,7 @@ def metadata(services: Services) -> dict[str, Any]:
     """Name, version, inputs (one of the two is sent) and outputs."""
     size, dimension = services.bundle.preprocessing.size, services.bundle.manifest.dimension
     return {
-        "name": services.bundle.manifest.name,
+        "name": services.name,
         "versions": [services.bundle.hash],
         "platform": PLATFORM,
         "inputs": [_tensor("image", "UINT8", ANY, size, size, 3), _tensor("image_bytes", "BYTES", ANY)],

@@ -65,7 +65,7 @@ async def infer(request: Request, name: str, version: str | None = None) -> Resp
     threshold = asked.options.threshold(services.settings)
     outcomes = await answer_images(request, asked.images, threshold, asked.options, services)
     embedded = all_or_fail(outcomes, asked.input)
-    head = {"model_name": services.bundle.manifest.name, "model_version": services.bundle.hash}
+    head = {"model_name": services.name, "model_version": services.bundle.hash}
     with services.metrics.stage_seconds.labels("encode").time():
         arrays = output_arrays(embedded, threshold, asked.options)
         return encode_response(head if asked.id is None else {**head, "id": asked.id}, arrays, asked.outputs)

@@ -52,8 +52,10 @@ async def ready(request: Request) -> dict[str, bool]:
 @router.post("/v2/repository/index", responses={200: {"model": list[KServeIndexEntry]}, **OF_SERVER})
 async def index(request: Request) -> list[dict[str, str]]:
     """Every served bundle, the default one first; a body is not read."""
-    bundles = [services.bundle for services in served(request)]
-    return [{"name": each.manifest.name, "version": each.hash, "state": "READY", "reason": ""} for each in bundles]
+    return [
+        {"name": services.name, "version": services.bundle.hash, "state": "READY", "reason": ""}
+        for services in served(request)
+    ]
 
 
 @router.get(MODEL, responses={200: {"model": KServeModel}, **OF_MODEL})
@@ -75,4 +77,4 @@ async def configuration(request: Request, name: str, version: str | None = None)
 async def model_ready(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
     """Whether a bundle is served."""
     lifecycle_of(request).check_ready()
-    return {"name": services_in(request, name, version).bundle.manifest.name, "ready": True}
+    return {"name": services_in(request, name, version).name, "ready": True}

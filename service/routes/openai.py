@@ -75,7 +75,7 @@ async def embeddings(request: Request) -> Response:
             for index, each in enumerate(embedded)
         ]
         usage = {"prompt_tokens": len(data), "total_tokens": len(data)}
-        content = {"object": "list", "data": data, "model": services.bundle.manifest.name, "usage": usage}
+        content = {"object": "list", "data": data, "model": services.name, "usage": usage}
         return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), media_type=JSON)
 
 

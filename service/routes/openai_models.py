@@ -5,8 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from models.bundle import Manifest
-from service.lifecycle import served, services_of
+from service.lifecycle import Services, served, services_of
 from service.openapi import errors
 from service.schemas import OpenAIModel, OpenAIModels
 
@@ -16,17 +15,18 @@ router = APIRouter(tags=["openai"])
 @router.get("/v1/models", responses={200: {"model": OpenAIModels}, **errors(401, 503, protocol="openai")})
 async def list_models(request: Request) -> dict[str, Any]:
     """Every served bundle, the default one first."""
-    return {"object": "list", "data": [_described(services.bundle.manifest) for services in served(request)]}
+    return {"object": "list", "data": [_described(services) for services in served(request)]}
 
 
 @router.get("/v1/models/{model}", responses={200: {"model": OpenAIModel}, **errors(401, 404, 503, protocol="openai")})
 async def get_model(request: Request, model: str) -> dict[str, Any]:
     """One served bundle."""
-    return _described(services_of(request, model).bundle.manifest)
+    return _described(services_of(request, model))
 
 
-def _described(manifest: Manifest) -> dict[str, Any]:
-    return {"id": manifest.name, "object": "model", "created": _seconds(manifest.created), "owned_by": "candor"}
+def _described(services: Services) -> dict[str, Any]:
+    created = _seconds(services.bundle.manifest.created)
+    return {"id": services.name, "object": "model", "created": created, "owned_by": "candor"}
 
 
 def _seconds(created: str) -> int:
