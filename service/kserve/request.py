@@ -92,7 +92,7 @@ def parse_inference(body: bytes, header: str | None, size: int) -> Inference:
         InvalidOption: for what the bundle does not take or give.
     """
     length = _json_length(body, header)
-    if length == 0:
+    if header is not None and length == 0:
         return Inference(None, "image_bytes", [body], AbstainOptions(), dict.fromkeys(OUTPUTS, True))
     fields = parse_options(InferFields, parse_json_object(body[:length]))
     if len(fields.inputs) != 1:

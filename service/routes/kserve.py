@@ -8,7 +8,8 @@ from typing import Any, Final
 from fastapi import APIRouter, Request, Response
 
 from service.answering import all_or_fail, answer_images, check_count
-from service.intake import off_loop_if_large, read_body, refuse_compressed
+from service.errors import InvalidOption
+from service.intake import off_loop_if_large, query_fields, read_body, refuse_compressed
 from service.kserve.describe import MODEL, VERSION, services_in
 from service.kserve.request import LENGTH_HEADER, Inference, InferFields, parse_inference
 from service.kserve.response import encode_response, output_arrays
@@ -72,6 +73,8 @@ async def infer(request: Request, name: str, version: str | None = None) -> Resp
 
 
 async def _read(request: Request, services: Services) -> Inference:
+    if unknown := query_fields(request):
+        raise InvalidOption(f"{', '.join(unknown)}: options are `parameters` of the JSON, not of the query")
     refuse_compressed(request)
     services.pipeline.admission.refuse_if_full()
     settings, size = services.settings, services.bundle.preprocessing.size
