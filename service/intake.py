@@ -71,6 +71,17 @@ async def read_submission(
     return Submission(kind, files=tuple(files), fields={**query, **fields})
 
 
+async def read_json(request: Request, settings: Settings, admission: Admission) -> Mapping[str, Any]:
+    """The members of a JSON body, and the options of the query under them, where nothing else is taken.
+
+    Raises:
+        UnsupportedMedia: for any other content type; the rest as `read_submission`.
+    """
+    if content_kind(request) != "json":
+        raise UnsupportedMedia("send application/json")
+    return (await read_submission(request, settings, admission)).fields
+
+
 async def off_loop_if_large(body: bytes, parse: Callable[..., Value], *args: Any) -> Value:
     """What `parse` makes of its arguments, on a thread where the body is so large that it takes long."""
     return await asyncio.to_thread(parse, *args) if len(body) > LARGE_BODY else parse(*args)

@@ -2,29 +2,11 @@
 
 from typing import Any, Final
 
-from fastapi import Request
+from service.lifecycle import Services
 
-from service.errors import UnknownBundle
-from service.lifecycle import Services, services_of
-
-MODEL: Final = "/v2/models/{name}"
-VERSION: Final = MODEL + "/versions/{version}"
 TRITON_TYPES: Final = {"BYTES": "TYPE_STRING"}  # others are called alike
 PLATFORM: Final = "onnxruntime_onnx"
 ANY: Final = -1
-
-
-def services_in(request: Request, name: str, version: str | None) -> Services:
-    """What to serve a path of a bundle with, and of a version of it.
-
-    Raises:
-        Unavailable: while loading.
-        UnknownBundle: where no such bundle is served, or not in that version.
-    """
-    services = services_of(request, name)
-    if version not in (None, services.bundle.hash):
-        raise UnknownBundle(f"{name!r} is served in version {services.bundle.hash} alone, not {version!r}")
-    return services
 
 
 def metadata(services: Services) -> dict[str, Any]:

@@ -8,9 +8,9 @@ import orjson
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.errors import DeadlineExceeded, InvalidOption, Malformed, Problem, UnknownId
+from service.errors import DeadlineExceeded, InvalidOption, Problem, UnknownId
 from service.gallery.base import Item
-from service.intake import DEADLINE, deadline_after, parse_json_field, parse_options, read_submission
+from service.intake import DEADLINE, deadline_after, parse_json_field, parse_options, read_json, read_submission
 from service.items import (
     ManyFields,
     ManyForm,
@@ -191,10 +191,7 @@ async def delete_item(request: Request, id: str) -> Response:
 async def delete_items(request: Request) -> Response:
     """Delete by ids or by filter: JSON with exactly one of `ids` and `filter`; an empty filter is refused."""
     services = services_of(request)
-    submission = await read_submission(request, services.settings, services.pipeline.admission)
-    if submission.kind != "json":
-        raise Malformed("send JSON with ids or filter")
-    fields = parse_options(DeleteFields, submission.fields)
+    fields = parse_options(DeleteFields, await read_json(request, services.settings, services.pipeline.admission))
     if (fields.ids is None) == (fields.filter is None):
         raise InvalidOption("give exactly one of ids and filter")
     deadline = deadline_after(services.settings.request_timeout_s)

@@ -3,14 +3,14 @@
 Source: https://github.com/kserve/open-inference-protocol
 """
 
-from typing import Any, Final
+from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
 from service.answering import all_or_fail, answer_images, check_count
 from service.errors import InvalidOption
 from service.intake import off_loop_if_large, query_fields, read_body, refuse_compressed
-from service.kserve.describe import MODEL, VERSION, services_in
+from service.kserve.paths import of_bundle, services_in
 from service.kserve.request import LENGTH_HEADER, Inference, InferFields, parse_inference
 from service.kserve.response import encode_response, output_arrays
 from service.lifecycle import Services
@@ -27,8 +27,15 @@ EXAMPLE: Final = {
     "parameters": {"max_percentile": 0.9},
 }
 LENGTH: Final = {"description": "Bytes of JSON before those of binary tensors.", "schema": {"type": "integer"}}
-INFER: Final[dict[str, Any]] = {
-    "responses": {
+
+router = APIRouter(tags=["kserve"])
+
+
+@of_bundle(
+    router,
+    "POST",
+    "/infer",
+    responses={
         200: {
             "model": KServeInference,
             "content": {OCTETS: {"schema": IMAGE}},
@@ -37,30 +44,19 @@ INFER: Final[dict[str, Any]] = {
         },
         **errors(*READING, 404, protocol="kserve"),
     },
-    "openapi_extra": {
-        "parameters": [{"name": LENGTH_HEADER, "in": "header", "required": False, **LENGTH}],
-        "requestBody": {
-            "required": True,
-            "content": {
-                JSON: {"schema": inlined(InferFields), "example": EXAMPLE},
-                OCTETS: {"schema": IMAGE},
-            },
-        },
+    parameters=({"name": LENGTH_HEADER, "in": "header", "required": False, **LENGTH},),
+    body={
+        "required": True,
+        "content": {JSON: {"schema": inlined(InferFields), "example": EXAMPLE}, OCTETS: {"schema": IMAGE}},
     },
-}
-
-router = APIRouter(tags=["kserve"])
-
-
-@router.post(MODEL + "/infer", **INFER)
-@router.post(VERSION + "/infer", **INFER)
-async def infer(request: Request, name: str, version: str | None = None) -> Response:
+)
+async def infer(request: Request) -> Response:
     """Embed images: `image_bytes`, encoded (BYTES, [B]), or `image`, resized already (UINT8, [B, size, size, 3]).
 
     JSON, or JSON and binary tensors after it. With a header length of 0 the body is one encoded image and nothing
     else. candor's options are `parameters` of the request. A bad image fails the request with 400.
     """
-    services = services_in(request, name, version)
+    services = services_in(request)
     asked = await _read(request, services)
     check_count(len(asked.images), services.settings)
     threshold = asked.options.threshold(services.settings)

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request
 
-from service.kserve.describe import MODEL, VERSION, config, metadata, services_in
+from service.kserve.describe import config, metadata
+from service.kserve.paths import of_bundle, services_in
 from service.lifecycle import lifecycle_of, served
 from service.openapi import errors, package_version
 from service.schemas import (
@@ -58,23 +59,20 @@ async def index(request: Request) -> list[dict[str, str]]:
     ]
 
 
-@router.get(MODEL, responses={200: {"model": KServeModel}, **OF_MODEL})
-@router.get(VERSION, responses={200: {"model": KServeModel}, **OF_MODEL})
-async def describe_model(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
+@of_bundle(router, "GET", "", responses={200: {"model": KServeModel}, **OF_MODEL})
+async def describe_model(request: Request) -> dict[str, Any]:
     """What a bundle takes and gives. Its one version is its hash: who names it gets no other bundle's numbers."""
-    return metadata(services_in(request, name, version))
+    return metadata(services_in(request))
 
 
-@router.get(MODEL + "/config", responses={200: {"model": KServeConfig}, **OF_MODEL})
-@router.get(VERSION + "/config", responses={200: {"model": KServeConfig}, **OF_MODEL})
-async def configuration(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
+@of_bundle(router, "GET", "/config", responses={200: {"model": KServeConfig}, **OF_MODEL})
+async def configuration(request: Request) -> dict[str, Any]:
     """The same as Triton's configuration of a model."""
-    return config(services_in(request, name, version))
+    return config(services_in(request))
 
 
-@router.get(MODEL + "/ready", responses={200: {"model": KServeModelReady}, **OF_MODEL})
-@router.get(VERSION + "/ready", responses={200: {"model": KServeModelReady}, **OF_MODEL})
-async def model_ready(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
+@of_bundle(router, "GET", "/ready", responses={200: {"model": KServeModelReady}, **OF_MODEL})
+async def model_ready(request: Request) -> dict[str, Any]:
     """Whether a bundle is served."""
     lifecycle_of(request).check_ready()
-    return {"name": services_in(request, name, version).name, "ready": True}
+    return {"name": services_in(request).name, "ready": True}

@@ -7,8 +7,8 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema
 
 from service.answering import AbstainOptions, all_or_fail, answer_images, as_members, check_count
-from service.errors import InvalidOption, UnsupportedMedia
-from service.intake import content_kind, describe_errors, read_submission
+from service.errors import InvalidOption
+from service.intake import describe_errors, read_json
 from service.lifecycle import Services, services_of
 from service.openapi import READING, errors, inlined
 from service.rendering import JSON
@@ -80,11 +80,9 @@ async def embeddings(request: Request) -> Response:
 
 
 async def _read(request: Request, services: Services) -> EmbeddingsFields:
-    if content_kind(request) != "json":
-        raise UnsupportedMedia("send application/json, as OpenAI's clients do")
-    submission = await read_submission(request, services.settings, services.pipeline.admission)
+    fields = await read_json(request, services.settings, services.pipeline.admission)
     try:
-        return EmbeddingsFields.model_validate(submission.fields)
+        return EmbeddingsFields.model_validate(fields)
     except ValidationError as error:
         raise InvalidOption(describe_errors(error), param=str(error.errors()[0]["loc"][0])) from error
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -10,9 +10,9 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
 
-from service.errors import InvalidOption, Malformed, NotFound, Problem
+from service.errors import InvalidOption, NotFound, Problem
 from service.evidence import Grouping
-from service.intake import Submission, parse_options, read_submission
+from service.intake import parse_options, read_json
 from service.lifecycle import Services, services_of
 from service.openapi import errors, inlined
 from service.policies.describe import as_dict
@@ -171,7 +171,7 @@ async def make(request: Request) -> Response:
     asked for. The promise is for queries drawn as these were, against the gallery as it is now.
     """
     services = services_of(request)
-    fields = parse_options(NewPolicy, _json_of(await _read(request, services)))
+    fields = parse_options(NewPolicy, await read_json(request, services.settings, services.pipeline.admission))
     settings = services.settings
     gallery = await services.policies.look_at_gallery()
     try:
@@ -238,7 +238,7 @@ async def feedback(request: Request) -> Response:
     prove nothing. Answers can be judged for 30 days.
     """
     services = services_of(request)
-    fields = parse_options(Feedback, _json_of(await _read(request, services)))
+    fields = parse_options(Feedback, await read_json(request, services.settings, services.pipeline.admission))
     try:
         loss = _loss(await services.policies.answer(fields.request_id), fields)
         answer, audited = await services.policies.judge_answer(fields.request_id, loss)
@@ -267,16 +267,6 @@ def _loss(answer: Answer, fields: Feedback) -> float:
         return answer.target.loss([bool(fields.correct)] if fields.relevant is None else fields.relevant)
     except ValueError as error:
         raise InvalidOption(f"relevant: {error}") from error
-
-
-async def _read(request: Request, services: Services) -> Submission:
-    return await read_submission(request, services.settings, services.pipeline.admission)
-
-
-def _json_of(submission: Submission) -> Mapping[str, Any]:
-    if submission.kind != "json":
-        raise Malformed("send JSON")
-    return submission.fields
 
 
 def _groups(queries: Sequence[LabelledFields]) -> set[str]:

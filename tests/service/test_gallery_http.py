@@ -234,7 +234,7 @@ async def test_bad_deletions_are_refused(running: Running, body: dict[str, Any])
 
 async def test_a_deletion_needs_json(running: Running) -> None:
     response = await running.client.post("/gallery/delete", content=b"x", headers={"content-type": "image/png"})
-    assert kind(response) == (400, "malformed_request")
+    assert kind(response) == (415, "unsupported_media_type")
 
 
 async def test_the_gallery_is_closed_with_the_app(start: Any) -> None:
