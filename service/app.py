@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Final
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
 from models.bundle import Bundle, BundleError, load_bundle
@@ -74,14 +74,20 @@ def create_app(
     app = DescribedAPI(lifespan=lifespan, redirect_slashes=False, redoc_url=None, **describe())
     app.state.lifecycle = lifecycle
     app.state.metrics = metrics
-    leave_errors_to_front(app)
-    for routes in (embed, retrieve, gallery, policies, openai, openai_models, kserve, kserve_models, health):
-        app.include_router(routes.router)
-    direct = [
-        route for routes in (embed, retrieve, openai) for route in routes.router.routes if isinstance(route, APIRoute)
+    routers = [
+        routes.router
+        for routes in (embed, retrieve, openai, gallery, policies, openai_models, kserve, kserve_models, health)
     ]
+    for router in routers:
+        app.include_router(router)
+    leave_errors_to_front(app, _routes_of(routers))
+    direct = _routes_of([embed.router, retrieve.router, openai.router])
     app.add_middleware(Front, direct=direct, settings=settings, lifecycle=lifecycle, metrics=metrics, logger=log)
     return app
+
+
+def _routes_of(routers: Iterable[APIRouter]) -> list[APIRoute]:
+    return [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
 
 
 async def _live(

@@ -1,12 +1,13 @@
 """Every way a request can fail: one typed tree, which `rendering.py` alone turns into bytes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from models.images import ImageError
@@ -269,15 +270,23 @@ def _from_http_exception(error: HTTPException) -> Problem:
     headers = error.headers or {}
     if error.status_code == HTTPStatus.NOT_FOUND:
         return NotFound("no such path; /docs lists them all", headers=headers)
-    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        return MethodNotAllowed(f"this path takes {headers.get('allow', 'other methods')}", headers=headers)
     return Malformed(str(error.detail), headers=headers)
 
 
-def leave_errors_to_front(app: FastAPI) -> None:
-    """Keep the framework from answering its own errors: the front middleware answers all."""
+def _method_not_allowed(error: HTTPException, path: str, routes: Sequence[APIRoute]) -> MethodNotAllowed:
+    """With every method that the path takes: the framework names those of one route alone."""
+    named = (error.headers or {}).get("Allow", "").split(", ")
+    methods = {*named, *(name for route in routes if route.path_regex.match(path) for name in route.methods or ())}
+    allowed = ", ".join(sorted(methods))
+    return MethodNotAllowed(f"this path takes {allowed}", headers={"Allow": allowed})
+
+
+def leave_errors_to_front(app: FastAPI, routes: Sequence[APIRoute]) -> None:
+    """Keep the framework from answering its own errors: the front middleware answers all; `routes` are the app's."""
 
     @app.exception_handler(HTTPException)
     @app.exception_handler(RequestValidationError)
     async def pass_on(request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException) and error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            raise _method_not_allowed(error, request.url.path, routes)
         raise error

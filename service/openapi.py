@@ -51,6 +51,10 @@ ERROR_BODIES: Final[Mapping[Protocol, tuple[str, type[BaseModel]]]] = {
     "openai": (JSON, OpenAIError),
     "kserve": (JSON, KServeError),
 }
+PICTURE: Final = (
+    "data:image/png;base64,"
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGM4YSMCAALoARnLml0SAAAAAElFTkSuQmCC"
+)  # of one pixel, so that examples work as they are
 IMAGE: Final = {"type": "string", "format": "binary"}
 
 

@@ -17,7 +17,7 @@ from service.decoding import Source
 from service.errors import InvalidOption, Malformed, Problem
 from service.intake import Submission, parse_options, read_submission
 from service.lifecycle import Services, services_of
-from service.openapi import IMAGE, READING, body, errors, options_as_query, properties
+from service.openapi import IMAGE, PICTURE, READING, body, errors, options_as_query, properties
 from service.pipeline import Embedded, Outcome, timing_ms
 from service.schemas import EmbedAnswer
 from service.settings import Settings
@@ -58,7 +58,7 @@ _JSON_BODY = {
         "requestBody": body(
             {"images": {"type": "array", "items": IMAGE}, **properties(EmbedOptions)},
             _JSON_BODY,
-            {"images": ["data:image/jpeg;base64,/9j/4AAQ..."], "max_percentile": 0.9},
+            {"images": [PICTURE], "max_percentile": 0.9},
         ),
     },
 )

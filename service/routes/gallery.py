@@ -25,7 +25,7 @@ from service.items import (
     to_items,
 )
 from service.lifecycle import Services, services_of
-from service.openapi import IMAGE, READING, body, errors, options_as_query, properties
+from service.openapi import IMAGE, PICTURE, READING, body, errors, options_as_query, properties
 from service.schemas import Deleted, GalleryPage, ItemWithEmbedding, StoredBody, StoredMany
 from service.vectors import Encoding, encode_embedding
 
@@ -52,7 +52,7 @@ class DeleteFields(BaseModel):
         "requestBody": body(
             {**properties(PutFields), "image": IMAGE},
             properties(PutFields),
-            {"image": "data:image/jpeg;base64,/9j/4AAQ...", "payload": {"camera": "north"}},
+            {"image": PICTURE, "payload": {"camera": "north"}},
         ),
     },
 )
@@ -91,7 +91,7 @@ async def put_item(request: Request, id: str) -> Response:
                 },
                 "application/json": {
                     "schema": {"type": "object", "properties": properties(ManyFields)},
-                    "example": {"items": [{"id": "a", "image": "/9j/4AAQ...", "payload": {"camera": "north"}}]},
+                    "example": {"items": [{"id": "a", "image": PICTURE, "payload": {"camera": "north"}}]},
                 },
             },
         },

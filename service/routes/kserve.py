@@ -14,15 +14,13 @@ from service.kserve.paths import of_bundle, services_in
 from service.kserve.request import LENGTH_HEADER, Inference, InferFields, parse_inference
 from service.kserve.response import encode_response, output_arrays
 from service.lifecycle import Services
-from service.openapi import IMAGE, READING, errors, inlined
+from service.openapi import IMAGE, PICTURE, READING, errors, inlined
 from service.rendering import JSON
 from service.schemas import KServeInference
 
 OCTETS: Final = "application/octet-stream"
 EXAMPLE: Final = {
-    "inputs": [
-        {"name": "image_bytes", "shape": [1], "datatype": "BYTES", "data": ["data:image/jpeg;base64,/9j/4AAQ..."]}
-    ],
+    "inputs": [{"name": "image_bytes", "shape": [1], "datatype": "BYTES", "data": [PICTURE]}],
     "outputs": [{"name": "embedding"}, {"name": "percentile"}],
     "parameters": {"max_percentile": 0.9},
 }

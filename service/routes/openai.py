@@ -10,12 +10,12 @@ from service.answering import AbstainOptions, all_or_fail, answer_images, as_mem
 from service.errors import InvalidOption
 from service.intake import describe_errors, read_json
 from service.lifecycle import Services, services_of
-from service.openapi import READING, errors, inlined
+from service.openapi import PICTURE, READING, errors, inlined
 from service.rendering import JSON
 from service.schemas import OpenAIEmbeddings
 from service.vectors import Encoding
 
-EXAMPLE: Final = {"model": "default", "input": ["data:image/jpeg;base64,/9j/4AAQ..."], "max_percentile": 0.9}
+EXAMPLE: Final = {"model": "default", "input": [PICTURE], "max_percentile": 0.9}
 
 router = APIRouter(tags=["openai"])
 

@@ -91,6 +91,10 @@ async def test_unknown_paths_and_methods(running: Running) -> None:
     refused = await running.client.get("/embed")
     check(refused, 405, "method_not_allowed")
     assert refused.headers["allow"] == "POST"
+    several = await running.client.patch("/gallery/a")
+    check(several, 405, "method_not_allowed")
+    assert several.headers["allow"] == "DELETE, GET, PUT"
+    assert (await running.client.post("/docs")).headers["allow"] == "GET, HEAD"
 
 
 @pytest.mark.parametrize("path", ["/gallery/nobody", "/gallery/a%2Fb"])
