@@ -6,11 +6,12 @@ from typing import Any, Final, Literal
 import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from service.decide import Threshold, abstained, default_threshold, resolve_threshold
 from service.decoding import Decoded, Source
 from service.errors import ImageAtFault, Malformed, Problem, TooManyImages
+from service.fields import Fields
 from service.intake import answer_in_time, deadline_after
 from service.lifecycle import Services
 from service.pipeline import Embedded, Outcome
@@ -20,10 +21,8 @@ from service.vectors import Encoding, encode_embedding
 NOT_IMAGES: Final = ("malformed_request", "unsupported_format")
 
 
-class AbstainOptions(BaseModel):
+class AbstainOptions(Fields):
     """When an image is too uncertain, and what becomes of it then."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_uncertainty: float | None = Field(
         default=None, allow_inf_nan=False, description="Abstain above this raw uncertainty."

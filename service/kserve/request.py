@@ -5,37 +5,36 @@ Source: https://github.com/triton-inference-server/server/blob/main/docs/protoco
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+from pydantic import Field
 
 from service.answering import AbstainOptions
 from service.decoding import Decoded, Source
 from service.errors import InvalidOption, Malformed
+from service.fields import Fields
 from service.intake import parse_json_object, parse_options
 from service.kserve.tensors import encoded_images, pixels
 
 LENGTH_HEADER: Final = "Inference-Header-Content-Length"
 OUTPUTS: Final = ("embedding", "uncertainty", "percentile", "novelty", "novelty_percentile", "abstained")
 
-
-class _Fields(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+Count = Annotated[int, Field(strict=True, ge=0)]
 
 
-class InputParameters(_Fields):
+class InputParameters(Fields):
     """How an input is sent."""
 
-    binary_data_size: NonNegativeInt | None = Field(
+    binary_data_size: Count | None = Field(
         default=None, description="Bytes of it after the JSON; without, it is in `data`."
     )
 
 
-class InputFields(_Fields):
+class InputFields(Fields):
     """An input: its bytes follow the JSON, or its values are in `data`."""
 
     name: str = Field(description="`image` or `image_bytes`.")
-    shape: list[NonNegativeInt]
+    shape: list[Count]
     datatype: str = Field(description="UINT8 or BYTES.")
     parameters: InputParameters = InputParameters()
     data: list[Any] | None = Field(
@@ -43,13 +42,13 @@ class InputFields(_Fields):
     )
 
 
-class OutputParameters(_Fields):
+class OutputParameters(Fields):
     """How an output is wanted."""
 
     binary_data: bool | None = Field(default=None, description="After the JSON; unset: as `binary_data_output`.")
 
 
-class OutputFields(_Fields):
+class OutputFields(Fields):
     """An output that is wanted."""
 
     name: str
@@ -62,13 +61,13 @@ class InferParameters(AbstainOptions):
     binary_data_output: bool = Field(default=False, description="All outputs after the JSON.")
 
 
-class InferFields(_Fields):
+class InferFields(Fields):
     """The JSON of a request: exactly one of the two inputs, and the outputs wanted, all of them if none is named."""
 
     id: str | None = None
     parameters: InferParameters = InferParameters()
     inputs: list[InputFields] = Field(min_length=1)
-    outputs: list[OutputFields] = []
+    outputs: list[OutputFields] = Field(default=[], description="Unset: all of them.")
 
 
 @dataclass(frozen=True)

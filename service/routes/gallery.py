@@ -6,9 +6,10 @@ from typing import Annotated, Any, Final, TypeVar
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from service.errors import DeadlineExceeded, InvalidOption, Problem, UnknownId
+from service.fields import Fields
 from service.gallery.base import Item
 from service.intake import DEADLINE, deadline_after, parse_json_field, parse_options, read_json, read_submission
 from service.items import (
@@ -30,15 +31,14 @@ from service.schemas import Deleted, GalleryPage, ItemWithEmbedding, StoredBody,
 from service.vectors import Encoding, encode_embedding
 
 MAX_PAGE: Final = 1000
+MAX_OFFSET: Final = 2**31 - 1
 Value = TypeVar("Value")
 
 router = APIRouter(tags=["gallery"])
 
 
-class DeleteFields(BaseModel):
+class DeleteFields(Fields):
     """Which items to delete: exactly one of the two."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     ids: list[str] | None = Field(default=None, description="Items of these ids.")
     filter: dict[str, Any] | None = Field(default=None, description="Items that pass this filter, which is not empty.")
@@ -125,7 +125,7 @@ async def put_items(request: Request) -> Response:
 async def page_items(
     request: Request,
     limit: Annotated[int, Query(ge=0, le=MAX_PAGE, description="Items on the page.")] = 100,
-    offset: Annotated[int, Query(ge=0, description="Items before the page.")] = 0,
+    offset: Annotated[int, Query(ge=0, le=MAX_OFFSET, description="Items before the page.")] = 0,
     filter: Annotated[str | None, Query(description="A filter as JSON text.")] = None,
 ) -> Response:
     """The gallery's size, bundle and engine, and a page of its items from the least to the most uncertain."""

@@ -8,10 +8,11 @@ from typing import Annotated, Any, Final, Literal
 
 import orjson
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
+from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from service.errors import InvalidOption, NotFound, Problem
 from service.evidence import Grouping
+from service.fields import Fields
 from service.intake import parse_options, read_json
 from service.lifecycle import Services, services_of
 from service.openapi import errors, inlined
@@ -61,10 +62,8 @@ class AlreadyJudged(Problem):
     title = "The answer was judged before"
 
 
-class TargetFields(BaseModel):
+class TargetFields(Fields):
     """At most a share `alpha` of accepted matches is wrong; the promise fails with probability `delta` at most."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     alpha: float = Field(gt=0, lt=1)
     delta: float = Field(gt=0, lt=1)
@@ -76,10 +75,8 @@ class TargetFields(BaseModel):
     )
 
 
-class LabelledFields(BaseModel):
+class LabelledFields(Fields):
     """A query that was searched with, as `/retrieve` told its evidence, and whether its best match was right."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     evidence: dict[str, FiniteFloat] = Field(description=f"Any of {', '.join(INPUTS)}.")
     correct: bool | None = Field(
@@ -104,10 +101,8 @@ class LabelledFields(BaseModel):
         return self
 
 
-class NewPolicy(BaseModel):
+class NewPolicy(Fields):
     """What a policy is made of."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(description="1 to 64 letters, digits, dots, dashes or underscores.")
     targets: list[TargetFields] = Field(min_length=1, max_length=MAX_TARGETS)
@@ -129,10 +124,8 @@ class NewPolicy(BaseModel):
         return self
 
 
-class Feedback(BaseModel):
+class Feedback(Fields):
     """Whether an answer given under a policy was right."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     request_id: str = Field(description="That of the answer: its X-Request-ID header.")
     correct: bool | None = Field(

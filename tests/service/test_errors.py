@@ -387,7 +387,7 @@ async def test_a_request_id_is_taken_over_if_fit_and_made_if_not(running: Runnin
     assert len(made.headers["x-request-id"]) == 32
 
 
-@pytest.mark.parametrize("query", ["limit=-1", "limit=1001", "offset=x", "filter={", "filter=[]"])
+@pytest.mark.parametrize("query", ["limit=-1", "limit=1001", "offset=x", f"offset={2**31}", "filter={", "filter=[]"])
 async def test_bad_page_parameters(running: Running, query: str) -> None:
     check(await running.client.get(f"/gallery?{query}"), 400, "invalid_option")
 

@@ -1,0 +1,37 @@
+"""The whole description of the API against a real server: nothing undocumented, nothing broken, no 5xx."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from models.bundle import DEFAULT_BUNDLE
+from tests.service.process import Server, serving
+from tests.service.protocols.fuzz import SETTINGS, fuzz
+
+KEY = "correct-horse"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One that asks for a key."""
+    folder = tmp_path_factory.mktemp("schema")
+    settings = {**SETTINGS, "CANDOR_API_KEY": KEY, "CANDOR_POLICIES": str(folder / "policies.sqlite")}
+    with serving(DEFAULT_BUNDLE, folder / "gallery", **settings) as server:
+        server.event("ready")
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("key", "examples", "phases"),
+    [(KEY, 5, "examples,coverage,fuzzing,stateful"), (None, 2, "examples,fuzzing")],
+    ids=["with_key", "without"],
+)
+def test_a_server_does_what_its_description_says(
+    server: Server, tmp_path: Path, key: str | None, examples: int, phases: str
+) -> None:
+    run = fuzz(server.url, tmp_path, examples=examples, seed=1, phases=phases, key=key)
+
+    assert run.returncode == 0, run.stdout
+    assert "No issues found" in run.stdout or "passed" in run.stdout, run.stdout
+    assert '"level":"error"' not in server.errors
