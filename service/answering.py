@@ -54,12 +54,16 @@ def check_count(images: int, settings: Settings) -> None:
 
 
 async def answer_images(
-    request: Request, images: Sequence[Source | Decoded], threshold: Threshold, options: AbstainOptions, to: Services
+    request: Request,
+    images: Sequence[Source | Decoded],
+    threshold: Threshold,
+    options: AbstainOptions,
+    services: Services,
 ) -> list[Outcome]:
     """Embed images within the deadline; one that abstains is counted, and an error with `on_abstain=error`."""
-    deadline = deadline_after(to.settings.request_timeout_s)
-    outcomes = await answer_in_time(request, to.pipeline.embed(images), deadline)
-    return [_judge(outcome, threshold, options, to) for outcome in outcomes]
+    deadline = deadline_after(services.settings.request_timeout_s)
+    outcomes = await answer_in_time(request, services.pipeline.embed(images), deadline)
+    return [_judge(outcome, threshold, options, services) for outcome in outcomes]
 
 
 def _judge(outcome: Outcome, threshold: Threshold, options: AbstainOptions, services: Services) -> Outcome:
