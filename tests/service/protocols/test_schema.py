@@ -24,7 +24,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.mark.parametrize(
     ("key", "examples", "phases"),
-    [(KEY, 5, "examples,coverage,fuzzing,stateful"), (None, 2, "examples,fuzzing")],
+    [(KEY, 3, "examples,coverage,fuzzing,stateful"), (None, 1, "examples,coverage")],
     ids=["with_key", "without"],
 )
 def test_a_server_does_what_its_description_says(
