@@ -8,14 +8,33 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from httpx2 import Client
+
 from models.bundle import DEFAULT_BUNDLE
-from tests.service.process import serving
+from tests.service.images import png
+from tests.service.policies.factory import labelled
+from tests.service.process import PATIENCE_S, serving
 
 RULES = Path(__file__).with_name("schemathesis.toml")
 PHASES = "examples,coverage,fuzzing,stateful"
 SETTINGS = {"CANDOR_AUTOTUNE": "false"}
+
+
+def prepare(url: str, key: str = "none") -> None:
+    """Make an item and a policy, whose names schemathesis takes from answers: or most paths would lead nowhere."""
+    queries = [[asdict(query) for query in labelled(count, seed)] for seed, count in enumerate((400, 1500))]
+    policy = {
+        "name": "shop",
+        "targets": [{"alpha": 0.1, "delta": 0.1}],
+        "development": queries[0],
+        "certification": queries[1],
+    }
+    with Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=PATIENCE_S) as client:
+        client.put("/gallery/zebra", content=png(), params={"payload": '{"camera": "north"}'}).raise_for_status()
+        client.post("/policies", json=policy).raise_for_status()
 
 
 def fuzz(
@@ -50,6 +69,7 @@ def main(argv: Sequence[str]) -> None:
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder, serving(DEFAULT_BUNDLE, f"{folder}/gallery", **SETTINGS) as server:
         server.event("ready")
+        prepare(server.url)
         run = fuzz(server.url, Path(folder), examples=options.examples, seed=options.seed)
     print(run.stdout)
     sys.exit(run.returncode)

@@ -8,7 +8,7 @@ import pytest
 
 from models.bundle import DEFAULT_BUNDLE
 from tests.service.process import Server, serving
-from tests.service.protocols.fuzz import SETTINGS, fuzz
+from tests.service.protocols.fuzz import SETTINGS, fuzz, prepare
 
 KEY = "correct-horse"
 
@@ -19,12 +19,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("schema")
     with serving(DEFAULT_BUNDLE, folder / "gallery", **SETTINGS, CANDOR_API_KEY=KEY) as server:
         server.event("ready")
+        prepare(server.url, KEY)
         yield server
 
 
 @pytest.mark.parametrize(
     ("key", "examples", "phases"),
-    [(KEY, 3, "examples,coverage,fuzzing,stateful"), (None, 1, "examples,coverage")],
+    [(KEY, 3, "examples,coverage,fuzzing,stateful"), (None, 1, "examples,fuzzing")],
     ids=["with_key", "without"],
 )
 def test_a_server_does_what_its_description_says(
