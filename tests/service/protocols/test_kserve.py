@@ -1,5 +1,6 @@
 """`/v2/...`, through Triton's own clients."""
 
+import asyncio
 import base64
 import io
 from collections.abc import AsyncIterator, Iterator
@@ -19,6 +20,7 @@ from models.preprocess import preprocess
 from service.schemas import KServeConfig, KServeError, KServeInference, KServeModel
 from tests.service import bundle_factory
 from tests.service.conftest import Running, Start
+from tests.service.fakes import GatedSession
 from tests.service.images import flat, jpeg, png
 from tests.service.process import PATIENCE_S
 
@@ -333,6 +335,27 @@ async def test_a_tensor_is_bounded_like_any_other_body(start: Start) -> None:
 
     assert answer.status_code == 413
     KServeError.model_validate(answer.json())
+
+
+async def test_a_tensor_takes_room_in_the_queue_like_any_image(start: Start, bundle: Bundle) -> None:
+    gates: list[GatedSession] = []
+
+    def gate(session: Any) -> GatedSession:
+        gates.append(GatedSession(session))
+        return gates[0]
+
+    content, length = triton.InferenceServerClient.generate_request_body([resized(pixels_of(bundle, png(1)))])
+    headers = {"inference-header-content-length": str(length)}
+    async with start(gate, queue_images=1, max_images_per_request=1) as running:
+        first = asyncio.create_task(running.client.post(INFER, content=content, headers=headers))
+        await asyncio.to_thread(gates[0].entered.acquire)
+        refused = await running.client.post(INFER, content=content, headers=headers)
+        gates[0].gate.set()
+        answered = await first
+
+    assert (refused.status_code, answered.status_code) == (429, 200)
+    assert int(refused.headers["retry-after"]) >= 1
+    assert "overloaded" in KServeError.model_validate(refused.json()).error
 
 
 async def test_health_is_open_and_tells_of_draining(start: Start) -> None:
