@@ -113,7 +113,7 @@ def _binary_of(given: InputFields, rest: bytes) -> bytes | None:
     """The bytes of an input that has none in its JSON."""
     size = given.parameters.binary_data_size
     if (size is None) == (given.data is None):
-        raise Malformed(f"{given.name}: give exactly one of data and parameters.binary_data_size")
+        raise Malformed("inputs: give exactly one of data and parameters.binary_data_size")
     if (size or 0) != len(rest):
         raise Malformed(f"{len(rest)} bytes follow the JSON, and binary_data_size is {size or 0}")
     return None if size is None else rest

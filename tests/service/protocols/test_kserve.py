@@ -17,9 +17,10 @@ from tritonclient.utils import InferenceServerException
 from models.bundle import Bundle
 from models.images import ImageLimits, decode_image
 from models.preprocess import preprocess
+from service.cores import usable_cores
 from service.schemas import KServeConfig, KServeError, KServeInference, KServeModel
 from tests.service import bundle_factory
-from tests.service.conftest import Running, Start
+from tests.service.conftest import Start
 from tests.service.fakes import GatedSession
 from tests.service.images import flat, jpeg, png
 from tests.service.process import PATIENCE_S
@@ -373,14 +374,21 @@ async def test_health_is_open_and_tells_of_draining(start: Start) -> None:
         KServeError.model_validate(answer.json())
 
 
-async def test_metrics_count_images_and_abstentions(running: Running, bundle: Bundle) -> None:
+@pytest.mark.parametrize("layout", [{"threads": 2, "lanes": 1}, {"threads": 1, "lanes": usable_cores()}])
+async def test_tensors_skip_the_decoders_and_are_counted(start: Start, bundle: Bundle, layout: dict[str, int]) -> None:
     request, length = triton.InferenceServerClient.generate_request_body(
         [resized(pixels_of(bundle, png(1), flat()))], parameters={"max_percentile": 0.5}
     )
-    answer = await running.client.post(INFER, content=request, headers={"inference-header-content-length": str(length)})
-    metrics = (await running.client.get("/metrics")).text
+    headers = {"inference-header-content-length": str(length)}
+    async with start(**layout) as running:
+        answer = await running.client.post(INFER, content=request, headers=headers)
+        metrics = (await running.client.get("/metrics")).text
 
-    assert answer.status_code == 200
+    result = triton.InferenceServerClient.parse_response_body(
+        answer.content, header_length=int(answer.headers["inference-header-content-length"])
+    )
+    assert result.as_numpy("abstained").tolist() == [False, True]
+    assert 'candor_stage_seconds_sum{stage="decode"} 0.0' in metrics
     assert 'candor_images_total{outcome="ok"} 2.0' in metrics
     assert 'candor_abstentions_total{reason="uncertain_image"} 1.0' in metrics
     assert 'route="/v2/models/{name}/infer",status="200"} 1.0' in metrics
