@@ -14,9 +14,10 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.access import HEALTH, Access
-from service.errors import InternalError, as_problem, problem_response
+from service.errors import InternalError, as_problem
 from service.exchange import Exchange, answered, log_fields, request_id_of, series_of
 from service.lifecycle import Lifecycle, draining
+from service.rendering import error_response
 from service.stages import NOTED
 from service.telemetry import Logger, Metrics
 from service.tracing import Trace
@@ -77,7 +78,7 @@ class Front:
             await self._handle(scope, receive, send)
         except asyncio.CancelledError:  # the server's time to drain is over
             if not exchange.status:
-                await problem_response(draining(), exchange.request_id)(scope, receive, send)
+                await error_response(draining(), exchange.request_id, scope["path"])(scope, receive, send)
             raise
         except Exception as error:
             problem = as_problem(error)
@@ -87,7 +88,7 @@ class Front:
                     raise  # half an answer is out: only closing the connection tells the client
                 problem = InternalError("a defect of the server's; its log has the details under this request_id")
             scope["state"]["problem"] = problem
-            await problem_response(problem, exchange.request_id)(scope, receive, send)
+            await error_response(problem, exchange.request_id, scope["path"])(scope, receive, send)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = self._direct.get((scope["method"], scope["path"]))

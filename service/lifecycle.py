@@ -120,6 +120,15 @@ def lifecycle_of(request: Request) -> Lifecycle:
     return lifecycle
 
 
+def served(request: Request) -> list[Services]:
+    """What every served bundle is served with, the default one first.
+
+    Raises:
+        Unavailable: while loading.
+    """
+    return list(generation_of(request).by_name.values())
+
+
 def generation_of(request: Request) -> Generation:
     """What a request is served with, from its first byte to its answer's last.
 

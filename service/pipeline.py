@@ -119,8 +119,8 @@ class Pipeline:
         """Seconds that the inference now running has taken so far."""
         return self._batcher.busy_s()
 
-    async def embed(self, sources: Sequence[Source]) -> list[Outcome]:
-        """Embed the images of one request; each has its own outcome, in the same order.
+    async def embed(self, sources: Sequence[Source | Decoded]) -> list[Outcome]:
+        """Embed the images of one request, encoded or decoded; each has its own outcome, in the same order.
 
         Raises:
             Overloaded: where the queue has no room for all of them.
@@ -144,11 +144,10 @@ class Pipeline:
     def _log_death(self, error: BaseException) -> None:
         self._logger.error("the inference loop has died; restart this process", exc_info=error)
 
-    async def _embed_one(self, source: Source) -> Outcome:
+    async def _embed_one(self, source: Source | Decoded) -> Outcome:
         admitted = time.perf_counter()
         try:
-            item = source if self._decoders is None else await self._decode_ahead(source, self._decoders)
-            done = await self._batcher.submit(item)
+            done = await self._batcher.submit(await self._decode_ahead(source))
         except ImageError as error:
             return UnreadableImage(error)
         except Unavailable:
@@ -162,11 +161,14 @@ class Pipeline:
         queue_s = max(0.0, time.perf_counter() - admitted - done.decode_s - done.inference_s)
         return Embedded(done.scores, Timing(done.decode_s, queue_s, done.inference_s))
 
-    async def _decode_ahead(self, source: Source, decoders: ThreadPoolExecutor) -> Decoded:
+    async def _decode_ahead(self, source: Source | Decoded) -> Source | Decoded:
+        """Decoded, unless the lanes do that."""
+        if self._decoders is None or isinstance(source, Decoded):
+            return source
         self._decoding += 1
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(decoders, decode_source, source, self._prepare)
+            return await loop.run_in_executor(self._decoders, decode_source, source, self._prepare)
         finally:
             self._decoding -= 1
 

@@ -9,12 +9,13 @@ import numpy as np
 import orjson
 from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
+from pydantic import BeforeValidator, Field, FiniteFloat
 
 from service.decide import NO_THRESHOLD, Threshold, default_threshold, raw_bound, resolve_threshold
 from service.decoding import Source
 from service.errors import InvalidOption, Malformed, Problem, UnknownId
 from service.evidence import DEPTH, evidence_of
+from service.fields import Fields
 from service.gallery.base import Found, Item, Match, Removed
 from service.gallery.filters import parse_filter, passes
 from service.generation import Services
@@ -44,10 +45,8 @@ NO_TIMING: Final = Timing(0.0, 0.0, 0.0)
 router = APIRouter(tags=["retrieve"])
 
 
-class RetrieveOptions(BaseModel):
+class RetrieveOptions(Fields):
     """What `/retrieve` may be asked beside the query."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] | None = Field(
         default=None, description="Most matches to return: 10 if unset, or as many as a policy's promise is about."

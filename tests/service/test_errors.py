@@ -92,6 +92,10 @@ async def test_unknown_paths_and_methods(running: Running) -> None:
     refused = await running.client.get("/embed")
     check(refused, 405, "method_not_allowed")
     assert refused.headers["allow"] == "POST"
+    several = await running.client.patch("/gallery/a")
+    check(several, 405, "method_not_allowed")
+    assert several.headers["allow"] == "DELETE, GET, PUT"
+    assert (await running.client.post("/docs")).headers["allow"] == "GET, HEAD"
 
 
 @pytest.mark.parametrize("path", ["/gallery/nobody", "/gallery/a%2Fb"])
@@ -387,7 +391,7 @@ async def test_a_request_id_is_taken_over_if_fit_and_made_if_not(running: Runnin
     assert len(made.headers["x-request-id"]) == 32
 
 
-@pytest.mark.parametrize("query", ["limit=-1", "limit=1001", "offset=x", "filter={", "filter=[]"])
+@pytest.mark.parametrize("query", ["limit=-1", "limit=1001", "offset=x", f"offset={2**31}", "filter={", "filter=[]"])
 async def test_bad_page_parameters(running: Running, query: str) -> None:
     check(await running.client.get(f"/gallery?{query}"), 400, "invalid_option")
 
