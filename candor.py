@@ -22,6 +22,7 @@ class Command:
 
 COMMANDS: Final = (
     Command("serve", "service.main", "serve a bundle over HTTP"),
+    Command("doctor", "service.doctor", "examine what a server would find here, and say what to do"),
     Command("train-backbone", "scripts.train_backbone", "train a timm backbone on labelled images"),
     Command("import-backbone", "scripts.import_backbone", "take a timm model as it is, with weights made elsewhere"),
     Command("import-pvu", "scripts.import_pvu", "make a bundle of a published PVU checkpoint"),
