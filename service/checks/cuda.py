@@ -22,8 +22,8 @@ CUFFT: Final = {12: 11, 13: 12}  # the library's own number in each CUDA
 def shortcomings(device: Device, environment: Mapping[str, str]) -> list[str]:
     """What keeps this process from running the graph on a GPU; empty where nothing is known to be missing."""
     if missing := missing_for(device):
-        return [*missing, *_container_hints(environment)]
-    return [*_driver_shortcomings(environment), *_missing_libraries()]
+        return [*missing, *container_hints(environment)]
+    return [*driver_shortcomings(environment), *_missing_libraries()]
 
 
 def gpu_is_there(devices: Path = DEVICE_FILES) -> bool:
@@ -73,7 +73,8 @@ def gpu_names(driver: Any) -> list[str]:
     ]
 
 
-def _driver_shortcomings(environment: Mapping[str, str]) -> Iterator[str]:
+def driver_shortcomings(environment: Mapping[str, str]) -> Iterator[str]:
+    """A driver too old for this onnxruntime, or one that shows no GPU."""
     driver, built_for = nvidia_driver(), _cuda_major()
     known = driver_cuda(driver)
     if built_for and known and known // 1000 < built_for:
@@ -84,10 +85,11 @@ def _driver_shortcomings(environment: Mapping[str, str]) -> Iterator[str]:
     if not gpu_names(driver):
         chosen = environment.get(VISIBLE)
         yield "the driver shows no GPU" + (f", and {VISIBLE} is {chosen!r}" if chosen is not None else "")
-        yield from _container_hints(environment)
+        yield from container_hints(environment)
 
 
-def _container_hints(environment: Mapping[str, str], devices: Path = DEVICE_FILES) -> Iterator[str]:
+def container_hints(environment: Mapping[str, str], devices: Path = DEVICE_FILES) -> Iterator[str]:
+    """Whether this is a container that was to have a GPU, and was started without."""
     wish = environment.get(CONTAINER_WISH)
     if wish and wish not in ("void", "none") and not any(devices.glob("nvidia*")):
         yield f"{CONTAINER_WISH} is {wish!r}, but the container was started without the GPU: use `--gpus all`"

@@ -19,7 +19,11 @@ def check(situation: Situation) -> Iterator[Finding]:
     """Python, the packages that candor requires, those of extras that are there, and the inference runtime."""
     about = metadata(DISTRIBUTION)
     python, supported = platform.python_version(), about["Requires-Python"]
-    findings = [*_python(python, supported), *_packages(about.get_all("Requires-Dist") or []), *_runtimes()]
+    findings = [
+        *python_findings(python, supported),
+        *_packages(about.get_all("Requires-Dist") or []),
+        *runtime_findings(),
+    ]
     yield from findings
     if not findings:
         runtime = runtimes()[0]
@@ -47,7 +51,8 @@ def unmet(required: str) -> Finding | None:
     return Finding(Kind.PACKAGE_OUTSIDE, f"{requirement.name} {found} is installed, not {requirement.specifier}")
 
 
-def _python(found: str, supported: str | None) -> Iterator[Finding]:
+def python_findings(found: str, supported: str | None) -> Iterator[Finding]:
+    """Whether this version is one that candor supports."""
     if supported and not SpecifierSet(supported).contains(found, prereleases=True):
         yield Finding(Kind.PYTHON_UNSUPPORTED, f"this is Python {found}, and candor needs {supported}")
 
@@ -56,7 +61,8 @@ def _packages(required: list[str]) -> Iterator[Finding]:
     yield from (finding for one in required if (finding := unmet(one)) is not None)
 
 
-def _runtimes() -> Iterator[Finding]:
+def runtime_findings() -> Iterator[Finding]:
+    """Whether there is one onnxruntime, and no more."""
     installed = runtimes()
     if not installed:
         yield Finding(Kind.RUNTIME_MISSING, "the graph needs onnxruntime, and none is installed")
