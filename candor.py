@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,6 +97,7 @@ def words(arguments: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `candor COMMAND ...`."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reports to its maker as soon as it is imported
     arguments = list(sys.argv[1:] if argv is None else argv)
     count = words(arguments)
     named = " ".join(arguments[:count])

@@ -57,12 +57,12 @@ async def _survey(location: str, bundle: Bundle, settings: Settings) -> Survey:
 def _describe(found: Survey, location: str) -> Iterator[Finding]:
     folder = folder_of(location)
     place = f"{found.engine} at {folder}" if folder else found.engine
-    if found.items is None:
-        yield Finding(Kind.GALLERY_TO_BE_MADE, f"none yet: {place}")
-    else:
-        yield Finding(Kind.GALLERY_OPENED, f"{place}: {found.items} item(s)")
     if not found.writable:
-        yield Finding(Kind.GALLERY_READ_ONLY, f"{place} cannot be written to")
+        yield Finding(Kind.GALLERY_READ_ONLY, f"{place} cannot be made or written to")
+    elif found.items is None:
+        yield Finding(Kind.GALLERY_TO_BE_MADE, f"none yet: {place}")
+    if found.items is not None:
+        yield Finding(Kind.GALLERY_OPENED, f"{place}: {found.items} item(s)")
     if found.unindexed:
         yield Finding(Kind.GALLERY_UNINDEXED, f"{found.unindexed} of {found.items} item(s) are in no index")
     if found.in_use:

@@ -22,7 +22,7 @@ ENGINE: Final = f"LanceDB {lancedb.__version__}"
 
 async def survey(location: str, *, dimension: int, bundle_hash: str, options: EngineOptions) -> Survey:
     """As `survey_gallery`."""
-    if is_local(location) and await asyncio.to_thread(_is_missing, location):
+    if is_local(location) and not await asyncio.to_thread(os.path.isdir, location):
         return Survey(ENGINE, writable=_writable(nearest_folder(Path(location))))
     doing = f"cannot read the gallery at {location}"
     try:
@@ -47,10 +47,6 @@ async def _survey(location: str, dimension: int, bundle_hash: str, options: Engi
 async def _unindexed(table: AsyncTable, rows: int) -> int:
     index = await vector_index(table)
     return rows if index is None else int(index.num_unindexed_rows or 0)
-
-
-def _is_missing(location: str) -> bool:
-    return not os.path.lexists(location)
 
 
 def _writable(folder: Path) -> bool:
