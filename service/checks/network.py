@@ -23,7 +23,7 @@ def check(situation: Situation) -> Iterator[Finding]:
     """Whether a server could listen, and to whom."""
     settings = situation.settings
     yield port(settings)
-    if is_public(settings.host) and settings.api_key is None:
+    if is_public(settings.host) and not asks_for_key(settings):
         yield Finding(Kind.PUBLIC_WITHOUT_KEY, f"CANDOR_HOST={settings.host}, and there is no API key")
     yield from open_files(settings.queue_per_worker, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
@@ -44,6 +44,11 @@ def is_public(host: str) -> bool:
         return not ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host != "localhost"
+
+
+def asks_for_key(settings: Settings) -> bool:
+    """Whether a client has to have a key."""
+    return settings.api_key is not None
 
 
 def open_files(images: int, limit: int) -> Iterator[Finding]:
