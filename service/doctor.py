@@ -24,7 +24,7 @@ from service.checks.report import as_json, as_text
 from service.checks.situation import Situation
 
 # In this order; each is imported when its turn comes, so that a package that cannot be imported is one finding.
-SUBJECTS: Final = ("settings", "packages", "device", "cores", "served", "memory", "network", "disk")
+SUBJECTS: Final = ("settings", "packages", "device", "cores", "served", "network", "disk", "memory")
 UNUSABLE: Final = 2
 
 
