@@ -16,6 +16,7 @@ from service.settings import Settings
 
 ASK_S: Final = 2.0
 OWN_FILES: Final = 256  # of the gallery, logs, libraries and the loop
+NOT_TOLD: Final = ("unauthorized", "forbidden", "unavailable")  # how a candor keeps what it serves to itself
 ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}
 
 
@@ -72,10 +73,10 @@ def _refusal(settings: Settings, where: str, error: OSError) -> Finding:
 def candor_at(settings: Settings) -> str | None:
     """What a candor server at the address says of itself; None where there is no answer of one."""
     ready = _ask(settings, "/readyz")
-    if ready is None or not {"status", "type"} & ready.keys():
+    model = _ask(settings, "/model") if ready else None
+    if not ready or not model or not ("bundle_hash" in model or model.get("type") in NOT_TOLD):
         return None
-    model = _ask(settings, "/model") or {}
-    bundle = f"bundle {model['bundle']} ({model['bundle_hash']})" if "bundle" in model else "a bundle it does not tell"
+    bundle = f"bundle {model['bundle']} ({model['bundle_hash']})" if "bundle_hash" in model else "an unknown bundle"
     state = "is ready" if ready.get("status") == "ready" else f"is not ready ({ready.get('detail')})"
     return f"a candor with {bundle} at {url_of(settings.host, settings.port)} {state}"
 

@@ -1,6 +1,8 @@
 """What each check makes of a machine that is not the one the tests run on."""
 
 import platform
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from service.checks.cores import demands, restraints
 from service.checks.disk import room
 from service.checks.findings import Finding, Kind, attempted
 from service.checks.memory import compare
-from service.checks.network import is_public, open_files
+from service.checks.network import is_public, open_files, port
 from service.checks.report import as_text
 from service.checks.settings import without_effect
 from service.checks.situation import Situation
@@ -124,6 +126,29 @@ def test_little_room_on_a_disk_is_found(free: int, kind: Kind | None) -> None:
 )
 def test_all_but_the_loopback_is_public(host: str, public: bool) -> None:
     assert is_public(host) is public
+
+
+class Stranger(BaseHTTPRequestHandler):
+    """Answers everything as a health check of somebody else's might."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"status": "ready"}')
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+def test_another_service_that_is_ready_is_not_taken_for_a_candor() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as server:
+        answering = threading.Thread(target=server.serve_forever)
+        answering.start()
+        finding = port(Settings(port=server.server_address[1]))
+        server.shutdown()
+        answering.join()
+
+    assert finding.kind is Kind.PORT_TAKEN
 
 
 def test_open_files_are_counted_for_a_full_queue() -> None:
