@@ -32,6 +32,7 @@ from service.telemetry import Logger, Metrics, make_metrics, name_model, name_tu
 from service.tracing import open_tracing
 
 REACH_AGAIN_S: Final = 2.0
+NO_FRAMEWORK_TELEMETRY: Final[Any] = {"tracing": False, "metrics": False, "logs": False}  # it tells paths and queries
 REFUSALS: Final = (
     BundleError,
     SessionError,
@@ -78,7 +79,9 @@ def create_app(
             if tracing is not None:
                 await asyncio.to_thread(tracing.close)
 
-    app = DescribedAPI(lifespan=lifespan, redirect_slashes=False, redoc_url=None, **describe())
+    app = DescribedAPI(
+        lifespan=lifespan, redirect_slashes=False, redoc_url=None, telemetry=NO_FRAMEWORK_TELEMETRY, **describe()
+    )
     app.state.lifecycle = lifecycle
     app.state.metrics = metrics
     leave_errors_to_front(app)
