@@ -233,7 +233,7 @@ async def test_the_api_describes_bodies_options_and_errors(document: Any) -> Non
         "on_abstain",
         "encoding",
     }
-    assert {"400", "401", "408", "413", "415", "422", "429", "503", "504"} < set(embed["responses"])
+    assert {"400", "401", "403", "408", "413", "415", "422", "429", "503", "504"} < set(embed["responses"])
 
 
 async def test_every_reference_in_the_api_resolves(document: Any) -> None:
