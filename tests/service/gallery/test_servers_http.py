@@ -108,11 +108,7 @@ def test_one_server_keeps_a_gallery_of_each_version_of_each_bundle(
     place: ServerPlace, location: str, bundle_path: Path, tmp_path: Path
 ) -> None:
     changing = make_bundle(tmp_path / "changing", grid=2)
-    settings = {
-        **place.settings,
-        "CANDOR_GALLERY_TABLE": "items {bundle} {hash}",
-        "CANDOR_POLICIES": str(tmp_path / "p"),
-    }
+    settings = {**place.settings, "CANDOR_POLICIES": str(tmp_path / "p"), "CANDOR_GALLERY_TABLE": "of {bundle} {hash}"}
     if location.startswith("milvus://"):
         location += "_{bundle}_{hash}"
     with serving(f"{bundle_path},my-own={changing}", location, **settings) as server, ready_client(server) as client:
