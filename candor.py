@@ -31,6 +31,9 @@ COMMANDS: Final = (
     Command("calibrate", "scripts.calibrate", "compute reference percentiles and novelty statistics"),
     Command("export", "scripts.export", "write backbone, head and calibration as one bundle"),
     Command("lower-precision", "scripts.lower_precision", "make a faster bundle of one, if it says the same"),
+    Command("keys add", "service.keys_add", "make an API key for a server"),
+    Command("keys list", "service.keys_list", "tell the API keys of a file and what they are for"),
+    Command("keys remove", "service.keys_remove", "take an API key back"),
     Command("certify", "scripts.certify", "certify a running server's retrieval with labelled queries"),
     Command("gallery add", "scripts.gallery_add", "put a folder of images into a running server's gallery"),
     Command(

@@ -14,6 +14,7 @@ evidence.jsonl, report.md and report.png.
 import argparse
 import csv
 import json
+import os
 import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = _arguments().parse_args(argv)
     queries = read_queries(options.queries)
     options.out.mkdir(parents=True, exist_ok=True)
-    with Server(options.server, options.api_key) as server:
+    with Server(options.server, options.api_key or os.environ.get("CANDOR_API_KEY")) as server:
         limit = max(options.depth if target.k == "adaptive" else target.k for target in options.target)
         asked = list(ask_all(server, queries, options.label_field, limit, options.concurrency))
         (options.out / "evidence.jsonl").write_text("".join(json.dumps(asdict(each)) + "\n" for each in asked))
@@ -230,7 +231,7 @@ def _arguments() -> argparse.ArgumentParser:
         prog="candor certify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     arguments.add_argument("--server", required=True, help="URL of a running candor")
-    arguments.add_argument("--api-key", help="its API key, where it has one")
+    arguments.add_argument("--api-key", help="its API key, where it has one; or CANDOR_API_KEY")
     arguments.add_argument("--queries", type=Path, required=True, help="a CSV (path, label, group) or a folder")
     arguments.add_argument("--name", required=True, help="of the policy")
     arguments.add_argument("--target", type=target, action="append", required=True, metavar="ALPHA:DELTA[:K]")

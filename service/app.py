@@ -2,16 +2,19 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
 
 from models.bundle import Bundle
+from service.access import Access
 from service.errors import leave_errors_to_front
 from service.front import Front
 from service.gallery.base import Gallery, GalleryUnavailable
@@ -20,11 +23,24 @@ from service.loading import Loader, Openers
 from service.openapi import DescribedAPI, describe
 from service.places import GalleryPlace
 from service.reload import REFUSALS, Reloader
-from service.routes import admin, embed, gallery, health, policies, retrieve
+from service.routes import (
+    admin,
+    embed,
+    gallery,
+    health,
+    kserve,
+    kserve_models,
+    openai,
+    openai_models,
+    policies,
+    retrieve,
+)
 from service.settings import Settings
 from service.telemetry import Logger, make_metrics, stderr_logger
+from service.tracing import open_tracing
 
 REACH_AGAIN_S: Final = 2.0
+ROUTES: Final = (embed, retrieve, openai, gallery, policies, openai_models, kserve, kserve_models, health, admin)
 
 
 def create_app(
@@ -43,6 +59,7 @@ def create_app(
     lifecycle, metrics = Lifecycle(log), make_metrics()
     loader = Loader(settings, openers or Openers(), metrics, log)
     reloader = Reloader(lifecycle, loader, ask_all)
+    tracing = open_tracing(settings, os.environ)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -55,17 +72,39 @@ def create_app(
         finally:
             stop.set()
             await life
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
 
     app = DescribedAPI(lifespan=lifespan, redirect_slashes=False, redoc_url=None, **describe())
     app.state.lifecycle = lifecycle
     app.state.metrics = metrics
     app.state.reloader = reloader
-    leave_errors_to_front(app)
-    for routes in (embed, retrieve, gallery, policies, health, admin):
-        app.include_router(routes.router)
-    direct = [route for routes in (embed, retrieve) for route in routes.router.routes if isinstance(route, APIRoute)]
-    app.add_middleware(Front, direct=direct, settings=settings, lifecycle=lifecycle, metrics=metrics, logger=log)
+    routers = [routes.router for routes in ROUTES]
+    for router in routers:
+        app.include_router(router)
+    leave_errors_to_front(app, _routes_of(routers))
+    direct = _routes_of([embed.router, retrieve.router, openai.router])
+    access, trace = Access(settings, log), tracing.record if tracing else None
+    app.add_middleware(
+        Front, direct=direct, access=access, lifecycle=lifecycle, metrics=metrics, logger=log, trace=trace
+    )
+    if settings.allowed_origins:  # outermost: a browser asks for leave without the key that it will then send
+        app.add_middleware(CORSMiddleware, **_cross_origin(settings))
     return app
+
+
+def _routes_of(routers: Iterable[APIRouter]) -> list[APIRoute]:
+    return [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
+
+
+def _cross_origin(settings: Settings) -> dict[str, Any]:
+    """What a browser lets the pages of those origins do."""
+    return {
+        "allow_origins": settings.allowed_origins,
+        "allow_methods": ["GET", "POST", "PUT", "DELETE"],
+        "allow_headers": ["*"],
+        "expose_headers": ["X-Request-ID", "Retry-After"],
+    }
 
 
 async def _live(lifecycle: Lifecycle, loader: Loader, reloader: Reloader, stop: asyncio.Event) -> None:

@@ -120,6 +120,15 @@ def lifecycle_of(request: Request) -> Lifecycle:
     return lifecycle
 
 
+def served(request: Request) -> list[Services]:
+    """What every served bundle is served with, the default one first.
+
+    Raises:
+        Unavailable: while loading.
+    """
+    return list(generation_of(request).by_name.values())
+
+
 def generation_of(request: Request) -> Generation:
     """What a request is served with, from its first byte to its answer's last.
 
@@ -143,4 +152,6 @@ def services_of(request: Request, bundle: str | None = None) -> Services:
         if len(named) > 1:
             raise InvalidOption("a query parameter is given twice")
         bundle = named[0] if named else None
-    return generation.of(bundle)
+    services = generation.of(bundle)
+    request.scope["state"]["bundle"] = services.name  # for the log and the trace
+    return services

@@ -16,6 +16,7 @@ from service.lifecycle import Lifecycle
 from service.reload import REFUSALS, Reloader
 from service.settings import Settings
 from service.telemetry import Logger, Metrics
+from service.tls import server_context
 
 KEEP_ALIVE_S: Final = 75  # above the usual 60 s of load balancers, so that it is they who close idle connections
 CLOSE_S: Final = 1  # for uvicorn to close connections once every request is answered
@@ -78,9 +79,9 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
 
 
-def url_of(host: str, port: int) -> str:
+def url_of(scheme: str, host: str, port: int) -> str:
     """The address as clients write it."""
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def serve(
@@ -98,6 +99,7 @@ def serve(
     """
     app = create_app(settings, logger=logger, load_first=load_first, ask_all=ask_all)
     lifecycle: Lifecycle = app.state.lifecycle
+    context = server_context(settings)
     config = uvicorn.Config(
         app,
         access_log=False,
@@ -107,6 +109,7 @@ def serve(
         ws="none",
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=CLOSE_S,
+        ssl_context_factory=None if context is None else lambda config, default: context,
     )
     server = DrainingServer(config, lifecycle, app.state.metrics, settings.drain_timeout_s, tick)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:

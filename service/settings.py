@@ -1,13 +1,14 @@
 """Settings: `CANDOR_*` environment variables, checked once at start and passed down."""
 
 import difflib
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.bundle import DEFAULT_BUNDLE
 from service.gallery.options import Consistency, EngineOptions
@@ -15,6 +16,7 @@ from service.naming import read_bundles, read_galleries
 
 PREFIX = "CANDOR_"
 MIB = 2**20
+ORIGIN: Final = re.compile(r"https?://[^/?#@\s,*]+")
 
 
 class Device(StrEnum):
@@ -198,11 +200,41 @@ class Settings(BaseSettings):
     log_format: LogFormat = Field(
         default=LogFormat.AUTO, description="`json`, `console`, or `auto`: console on a terminal, else JSON."
     )
-    api_key: SecretStr | None = Field(
+    api_keys: Path | None = Field(
         default=None,
-        min_length=8,
-        description="When set, requests other than probes and `/docs` need `Authorization: Bearer KEY` (401).",
+        description="File of API keys, made with `candor keys add`: requests then need one (docs/security.md).",
     )
+    allow_anonymous: bool = Field(
+        default=False, description="Listen beyond this machine without API keys, which is refused otherwise."
+    )
+    allowed_origins: Annotated[frozenset[str], NoDecode] = Field(
+        default=frozenset(),
+        description="Origins whose pages may use the server, joined by commas: `https://candor.example.org`.",
+    )
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM file of the server's certificate and those above it: HTTPS in place of HTTP."
+    )
+    tls_key: Path | None = Field(default=None, description="PEM file of the certificate's private key.")
+    tls_key_password: SecretStr | None = Field(default=None, min_length=1, description="Password of that key.")
+    tls_client_ca: Path | None = Field(
+        default=None, description="PEM file of authorities: clients must then show a certificate of one of them."
+    )
+    tracing: bool | None = Field(
+        default=None,
+        description="Send OpenTelemetry traces, as the `OTEL_*` variables say; unset: if they name an endpoint.",
+    )
+
+    @field_validator("allowed_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return frozenset(value.replace(",", " ").lower().split()) if isinstance(value, str) else value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, value: frozenset[str]) -> frozenset[str]:
+        if wrong := sorted(origin for origin in value if not ORIGIN.fullmatch(origin)):
+            raise ValueError(f"{wrong[0]!r} is no origin: write each as https://host or https://host:port")
+        return value
 
     @field_validator("bundle")
     @classmethod
@@ -220,6 +252,10 @@ class Settings(BaseSettings):
     def _consistent(self) -> Self:
         if self.max_uncertainty is not None and self.max_percentile is not None:
             raise ValueError("CANDOR_MAX_UNCERTAINTY and CANDOR_MAX_PERCENTILE exclude each other: set one")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("CANDOR_TLS_CERTIFICATE and CANDOR_TLS_KEY belong together: set both")
+        if self.tls_certificate is None and (self.tls_client_ca or self.tls_key_password):
+            raise ValueError("CANDOR_TLS_CLIENT_CA and CANDOR_TLS_KEY_PASSWORD need CANDOR_TLS_CERTIFICATE")
         if self.max_images_per_request > self.queue_images:
             raise ValueError(
                 f"CANDOR_MAX_IMAGES_PER_REQUEST ({self.max_images_per_request}) must not be above "
@@ -245,6 +281,11 @@ class Settings(BaseSettings):
             consistency=self.gallery_consistency or alone,
             storage=self.gallery_storage,
         )
+
+    @property
+    def scheme(self) -> Literal["http", "https"]:
+        """What clients write before the address."""
+        return "https" if self.tls_certificate else "http"
 
     @property
     def queue_per_worker(self) -> int:

@@ -159,7 +159,8 @@ class _Supervisor:
         if worker.heard is not None and not self._up:
             self._up = True
             self._due = dict.fromkeys(range(1, self._settings.workers), 0.0)
-            self._logger.info("listening", url=url_of(*self._address), pid=os.getpid(), workers=self._settings.workers)
+            url = url_of(self._settings.scheme, *self._address)
+            self._logger.info("listening", url=url, pid=os.getpid(), workers=self._settings.workers)
 
     def _bury(self, worker: _Worker) -> None:
         """Take note of a worker's end, and replace it unless all are to leave."""

@@ -1,17 +1,19 @@
 """The gallery: items with an embedding, an uncertainty and a payload, put in, looked at and taken out."""
 
 import asyncio
+import time
 from collections.abc import Coroutine, Sequence
 from typing import Annotated, Any, Final, TypeVar
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from service.errors import DeadlineExceeded, InvalidOption, Malformed, Problem, UnknownId
+from service.errors import DeadlineExceeded, InvalidOption, Problem, UnknownId
+from service.fields import Fields
 from service.gallery.base import Item
 from service.generation import Services
-from service.intake import DEADLINE, deadline_after, parse_json_field, parse_options, read_submission
+from service.intake import DEADLINE, deadline_after, parse_json_field, parse_options, read_json, read_submission
 from service.items import (
     ManyFields,
     ManyForm,
@@ -26,20 +28,20 @@ from service.items import (
     to_items,
 )
 from service.lifecycle import services_of
-from service.openapi import IMAGE, READING, body, errors, options_as_query, properties
+from service.openapi import IMAGE, PICTURE, READING, body, errors, options_as_query, properties
 from service.schemas import Deleted, GalleryPage, ItemWithEmbedding, StoredBody, StoredMany
+from service.stages import note_stage
 from service.vectors import Encoding, encode_embedding
 
 MAX_PAGE: Final = 1000
+MAX_OFFSET: Final = 2**31 - 1
 Value = TypeVar("Value")
 
 router = APIRouter(tags=["gallery"])
 
 
-class DeleteFields(BaseModel):
+class DeleteFields(Fields):
     """Which items to delete: exactly one of the two."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     ids: list[str] | None = Field(default=None, description="Items of these ids.")
     filter: dict[str, Any] | None = Field(default=None, description="Items that pass this filter, which is not empty.")
@@ -53,7 +55,7 @@ class DeleteFields(BaseModel):
         "requestBody": body(
             {**properties(PutFields), "image": IMAGE},
             properties(PutFields),
-            {"image": "data:image/jpeg;base64,/9j/4AAQ...", "payload": {"camera": "north"}},
+            {"image": PICTURE, "payload": {"camera": "north"}},
         ),
     },
 )
@@ -92,7 +94,7 @@ async def put_item(request: Request, id: str) -> Response:
                 },
                 "application/json": {
                     "schema": {"type": "object", "properties": properties(ManyFields)},
-                    "example": {"items": [{"id": "a", "image": "/9j/4AAQ...", "payload": {"camera": "north"}}]},
+                    "example": {"items": [{"id": "a", "image": PICTURE, "payload": {"camera": "north"}}]},
                 },
             },
         },
@@ -127,7 +129,7 @@ async def put_items(request: Request) -> Response:
 async def page_items(
     request: Request,
     limit: Annotated[int, Query(ge=0, le=MAX_PAGE, description="Items on the page.")] = 100,
-    offset: Annotated[int, Query(ge=0, description="Items before the page.")] = 0,
+    offset: Annotated[int, Query(ge=0, le=MAX_OFFSET, description="Items before the page.")] = 0,
     filter: Annotated[str | None, Query(description="A filter as JSON text.")] = None,
 ) -> Response:
     """The gallery's size, bundle and engine, and a page of its items from the least to the most uncertain."""
@@ -193,10 +195,7 @@ async def delete_item(request: Request, id: str) -> Response:
 async def delete_items(request: Request) -> Response:
     """Delete by ids or by filter: JSON with exactly one of `ids` and `filter`; an empty filter is refused."""
     services = services_of(request)
-    submission = await read_submission(request, services.settings, services.pipeline.admission)
-    if submission.kind != "json":
-        raise Malformed("send JSON with ids or filter")
-    fields = parse_options(DeleteFields, submission.fields)
+    fields = parse_options(DeleteFields, await read_json(request, services.settings, services.pipeline.admission))
     if (fields.ids is None) == (fields.filter is None):
         raise InvalidOption("give exactly one of ids and filter")
     deadline = deadline_after(services.settings.request_timeout_s)
@@ -213,13 +212,15 @@ async def finish_in_time(work: Coroutine[Any, Any, Value], deadline: float) -> V
     Raises:
         DeadlineExceeded: after the deadline.
     """
-    task = asyncio.ensure_future(work)
+    task, started = asyncio.ensure_future(work), time.perf_counter()
     try:
         async with asyncio.timeout_at(deadline):
             return await asyncio.shield(task)
     except TimeoutError as error:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         raise DeadlineExceeded(f"{DEADLINE}; a change may still take effect") from error
+    finally:
+        note_stage("gallery", started, time.perf_counter())
 
 
 def _filter(text: str | None) -> dict[str, Any] | None:

@@ -60,7 +60,9 @@ async def models(request: Request) -> dict[str, Any]:
 
 
 @router.get(
-    "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}, "description": "Prometheus."}}
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}, "description": "Prometheus."}, **errors(401)},
 )
 async def metrics(request: Request) -> Response:
     """Every `candor_*` metric, as Prometheus reads it."""

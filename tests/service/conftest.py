@@ -86,7 +86,7 @@ def start(bundle_path: Path, tmp_path: Path) -> Start:
 
         openers = Openers(session=lambda bundle, settings: wrap(open_session(bundle, settings)), gallery=open_fake)
         app = create_app(settings, openers=openers, logger=make_logger(settings, log))
-        client = AsyncClient(transport=ASGITransport(app), base_url="http://candor")
+        client = AsyncClient(transport=ASGITransport(app), base_url="http://localhost")
         async with app.router.lifespan_context(app), client:
             if ready:
                 await until(lambda: app.state.lifecycle.services is not None)

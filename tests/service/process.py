@@ -47,13 +47,17 @@ class Server:
         """The first log line of that event, waited for."""
 
         def find() -> dict[str, Any] | None:
-            parsed = (json.loads(line) for line in self.lines if line.startswith("{"))
-            return next((line for line in parsed if line["event"] == name), None)
+            return next(iter(self.logged(name)), None)
 
         with self._news:
             found = self._news.wait_for(lambda: find() or not self._reader.is_alive(), PATIENCE_S) and find()
         assert found, f"no {name!r} in the log:\n{self.errors}"
         return found
+
+    def logged(self, name: str) -> list[dict[str, Any]]:
+        """The log lines of that event so far."""
+        parsed = (json.loads(line) for line in self.lines if line.startswith("{"))
+        return [line for line in parsed if line["event"] == name]
 
     @property
     def url(self) -> str:
