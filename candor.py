@@ -42,6 +42,9 @@ COMMANDS: Final = (
         "gallery export", "service.gallery_export", "write a gallery into a folder, for another engine or a backup"
     ),
     Command("gallery import", "service.gallery_import", "fill a gallery of any engine from such a folder"),
+    Command("bundle show", "service.bundle_show", "tell what a bundle is: of a folder or of the hub"),
+    Command("bundle verify", "service.bundle_verify", "check that a bundle is whole and does what its manifest says"),
+    Command("bundle push", "service.bundle_push", "verify a bundle and upload it to the hub, with a model card"),
     Command("fit", "scripts.fit", "from a folder of your images to a bundle, in one command"),
     Command(
         "bench-uncertainty", "scripts.bench_uncertainty", "compare all methods of uncertainty, with tables and plots"

@@ -113,9 +113,7 @@ def _cross_origin(settings: Settings) -> dict[str, Any]:
 async def _live(lifecycle: Lifecycle, loader: Loader, reloader: Reloader, stop: asyncio.Event) -> None:
     """Load, serve until told to stop, close; a failure to load is left where probes and `main` find it."""
     try:
-        generation = await _patient(loader, stop).load()
-        lifecycle.succeed(generation)
-        loader.logger.info("ready", bundle=generation.default.name, bundles=list(generation.by_name))
+        await _load(lifecycle, loader, stop)
         lifecycle.loaded.set()
         await stop.wait()
     except Exception as error:
@@ -126,6 +124,12 @@ async def _live(lifecycle: Lifecycle, loader: Loader, reloader: Reloader, stop: 
         lifecycle.loaded.set()
         await reloader.close()
         await lifecycle.close()
+
+
+async def _load(lifecycle: Lifecycle, loader: Loader, stop: asyncio.Event) -> None:
+    generation = await _patient(loader, stop).load()
+    lifecycle.succeed(generation)
+    loader.logger.info("ready", bundle=generation.default.name, bundles=list(generation.by_name))
 
 
 def _patient(loader: Loader, stop: asyncio.Event) -> Loader:

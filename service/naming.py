@@ -28,7 +28,7 @@ def read_bundles(text: str) -> tuple[Named, ...]:
     Raises:
         ValueError: for a name given twice, or a name of nothing.
     """
-    return ((None, text),) if Path(text).is_dir() else _read(text.split(","))
+    return ((None, text),) if text and Path(text).is_dir() else _read(text.split(","))
 
 
 def read_galleries(text: str) -> Mapping[str | None, str]:
@@ -43,13 +43,15 @@ def read_galleries(text: str) -> Mapping[str | None, str]:
     return dict(_read(_BETWEEN_NAMED.split(text)))
 
 
-def gallery_of(galleries: Mapping[str | None, str], name: str, *, default: bool) -> str | None:
+def gallery_of(galleries: Mapping[str | None, str], table: str, name: str, *, default: bool) -> str | None:
     """The location that a bundle's gallery has in the settings, places not filled in; None for no gallery.
 
-    One without a name is the default bundle's, or with `{bundle}` in it that of each bundle without one of its own.
+    One without a name is the default bundle's; with `{bundle}` in it, or in PostgreSQL's table, that of each bundle
+    without one of its own.
     """
     unnamed = galleries.get(None, NONE)
-    location = galleries.get(name, unnamed if default or BUNDLE in unnamed else NONE)
+    each = BUNDLE in unnamed or (unnamed.startswith("postgresql://") and BUNDLE in table)
+    location = galleries.get(name, unnamed if default or each else NONE)
     return None if location == NONE else location
 
 

@@ -24,7 +24,7 @@ class GalleryPlace:
 
 def place_of(settings: Settings, name: str, bundle_hash: str, *, default: bool) -> GalleryPlace | None:
     """Where a served bundle's gallery is; None where it has none."""
-    location = gallery_of(read_galleries(settings.gallery), name, default=default)
+    location = gallery_of(read_galleries(settings.gallery), settings.gallery_table, name, default=default)
     if location is None:
         return None
     location = fill(location, name, bundle_hash)

@@ -164,7 +164,7 @@ def _tuned(bundle: Bundle, settings: Settings, device: Device) -> Tuning:
         return known
     plan, cores = _plan(bundle, settings, device), cores_per_worker(settings.workers)
     batches, beside = plan.batches, plan.beside
-    noise, photo, prepare = _noise(bundle, max(batches)), a_photo(), preparation(bundle.preprocessing, settings)
+    images, photo, prepare = noise(bundle, max(batches)), a_photo(), preparation(bundle.preprocessing, settings)
 
     def decoding(layout: Layout) -> bool:
         return not decode_workers(settings, device, Tuning(layout.threads, layout.lanes, 1))
@@ -173,7 +173,7 @@ def _tuned(bundle: Bundle, settings: Settings, device: Device) -> Tuning:
         session = _open(bundle, settings, device, Tuning(layout.threads, layout.lanes * beside, max(batches)))
         if decoding(layout):
             return lambda count: session.run([prepare(photo) for _ in range(count)])
-        return lambda count: session.run(noise[:count])
+        return lambda count: session.run(images[:count])
 
     points = measure(open_run, plan.layouts, batches, beside, decoding=decoding)
     tuning = choose(points, None if device in GPU else cores, seconds_per_photo(prepare, photo))
@@ -240,10 +240,10 @@ def _check_signature(session: ort.InferenceSession, bundle: Bundle) -> None:
 
 def _warm(session: OnnxSession, bundle: Bundle, runs: int) -> None:
     """Run each bucket on each lane, the largest first so that memory is taken once, and check what comes out."""
-    noise = _noise(bundle, session.tuning.max_batch)
+    images = noise(bundle, session.tuning.max_batch)
     for bucket in reversed(session.buckets):
         for _ in range(runs * session.tuning.lanes):  # free lanes take turns
-            outputs = session.run(noise[:bucket])
+            outputs = session.run(images[:bucket])
     for name in OUTPUTS:
         if not np.isfinite(getattr(outputs, name)).all():
             raise SessionError(f"the graph's {name} is not finite on noise")
@@ -251,7 +251,7 @@ def _warm(session: OnnxSession, bundle: Bundle, runs: int) -> None:
         raise SessionError("the graph's embedding is not of unit L2 norm")
 
 
-def _noise(bundle: Bundle, count: int) -> list[NDArray[np.uint8]]:
+def noise(bundle: Bundle, count: int) -> list[NDArray[np.uint8]]:
     """Images of the graph's size, the same each time."""
     size = bundle.preprocessing.size
     return list(np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8))
@@ -259,7 +259,7 @@ def _noise(bundle: Bundle, count: int) -> list[NDArray[np.uint8]]:
 
 def _require_agreement(session: OnnxSession, reference: Lane, bundle: Bundle) -> None:
     """Refuse a device on which the graph says something else than on the CPU, by which it was tested when exported."""
-    for image in _noise(bundle, COMPARED):
+    for image in noise(bundle, COMPARED):
         found, expected = session.run([image]), reference.run([image], 1)
         cosine = float((found.embedding * expected.embedding).sum())
         if not cosine >= MIN_COSINE:

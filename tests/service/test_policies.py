@@ -311,7 +311,7 @@ async def test_wrong_answers_raise_the_alarm(start: Start) -> None:
     assert '"status":"alarm"' in warnings[0].replace(" ", "")
     assert ready.status_code == 200
     assert 'candor_policy_status{bundle="tiny",policy="shop",status="alarm"} 1.0' in metrics
-    assert 'candor_feedback_total{correct="false",policy="shop"} 30.0' in metrics
+    assert 'candor_feedback_total{bundle="tiny",correct="false",policy="shop"} 30.0' in metrics
 
 
 async def test_feedback_on_anything_else_is_refused(start: Start) -> None:

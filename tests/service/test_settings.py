@@ -25,8 +25,10 @@ def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("CANDOR_MAX_BATCH", "7")
 
     settings = read_settings(parse_arguments(["--port", "9001", "--device", "cpu", "--gallery", "g"]))
+    several = read_settings(parse_arguments(["--bundle", "x", "--bundle", "b=y,c=z"]))
 
     assert (settings.port, settings.max_batch, settings.device, settings.gallery) == (9001, 7, "cpu", "g")
+    assert several.bundle == "x,b=y,c=z"
 
 
 def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,6 +61,8 @@ def test_origins_are_joined_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"CANDOR_MAX_PERCENTILE": "1.5", "CANDOR_THREADS": "-1"}, ["CANDOR_MAX_PERCENTILE", "CANDOR_THREADS"]),
         ({"CANDOR_MAX_UNCERTAINTY": "nan"}, ["CANDOR_MAX_UNCERTAINTY"]),
         ({"CANDOR_MAX_UNCERTAINTY": "1", "CANDOR_MAX_PERCENTILE": "0.5"}, ["exclude each other"]),
+        ({"CANDOR_BUNDLE": "a=x,a=y"}, ["CANDOR_BUNDLE", "'a' is given twice"]),
+        ({"CANDOR_GALLERY": "a="}, ["CANDOR_GALLERY", "names nothing"]),
         ({"CANDOR_QUEUE_IMAGES": "8"}, ["CANDOR_MAX_IMAGES_PER_REQUEST", "CANDOR_QUEUE_IMAGES"]),
         ({"CANDOR_API_KEYS": "/nowhere/keys.txt"}, ["/nowhere/keys.txt cannot be read"]),
         ({"CANDOR_ALLOWED_ORIGINS": "*"}, ["CANDOR_ALLOWED_ORIGINS", "'*' is no origin"]),
