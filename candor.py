@@ -1,4 +1,4 @@
-"""The console command `candor`: the server, and each offline stage as a subcommand."""
+"""The client to a running server, and the console command `candor`: the server, and each stage as a subcommand."""
 
 import argparse
 import importlib
@@ -6,9 +6,64 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from models.errors import UserError
+
+if TYPE_CHECKING:
+    from scripts.client import (
+        ApiError,
+        AsyncClient,
+        Client,
+        Embedded,
+        Feedback,
+        GalleryInfo,
+        Item,
+        Match,
+        Model,
+        Models,
+        NewItem,
+        Policy,
+        Retrieval,
+        ServerError,
+        Stored,
+        Unintelligible,
+        Unreachable,
+        Unreadable,
+        Untrusted,
+    )
+
+__all__ = [
+    "ApiError",
+    "AsyncClient",
+    "Client",
+    "Embedded",
+    "Feedback",
+    "GalleryInfo",
+    "Item",
+    "Match",
+    "Model",
+    "Models",
+    "NewItem",
+    "Policy",
+    "Retrieval",
+    "ServerError",
+    "Stored",
+    "Unintelligible",
+    "Unreachable",
+    "Unreadable",
+    "Untrusted",
+    "UserError",
+]
+
+if not TYPE_CHECKING:  # or any name at all would do
+
+    def __getattr__(name: str) -> Any:
+        """The client, imported once it is asked for: the commands do without."""
+        if name not in __all__:
+            raise AttributeError(f"module 'candor' has no attribute {name!r}")
+        return getattr(importlib.import_module("scripts.client"), name)
+
 
 
 @dataclass(frozen=True)
@@ -32,7 +87,9 @@ COMMANDS: Final = (
     Command("export", "scripts.export", "write backbone, head and calibration as one bundle"),
     Command("lower-precision", "scripts.lower_precision", "make a faster bundle of one, if it says the same"),
     Command("certify", "scripts.certify", "certify a running server's retrieval with labelled queries"),
-    Command("gallery add", "scripts.gallery_add", "put a folder of images into a running server's gallery"),
+    Command("embed", "scripts.embed", "embed images through a running server, into a file"),
+    Command("search", "scripts.search", "find the nearest items of a running server's gallery"),
+    Command("index", "scripts.index", "put a folder of images into a running server's gallery"),
     Command(
         "gallery export", "service.gallery_export", "write a gallery into a folder, for another engine or a backup"
     ),
