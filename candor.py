@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Feedback,
         GalleryInfo,
         Item,
+        Labelled,
         Match,
         Model,
         Models,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         Retrieval,
         ServerError,
         Stored,
+        Target,
         Unintelligible,
         Unreachable,
         Unreadable,
@@ -41,6 +43,7 @@ __all__ = [
     "Feedback",
     "GalleryInfo",
     "Item",
+    "Labelled",
     "Match",
     "Model",
     "Models",
@@ -49,11 +52,11 @@ __all__ = [
     "Retrieval",
     "ServerError",
     "Stored",
+    "Target",
     "Unintelligible",
     "Unreachable",
     "Unreadable",
     "Untrusted",
-    "UserError",
 ]
 
 if not TYPE_CHECKING:  # or any name at all would do
@@ -63,7 +66,6 @@ if not TYPE_CHECKING:  # or any name at all would do
         if name not in __all__:
             raise AttributeError(f"module 'candor' has no attribute {name!r}")
         return getattr(importlib.import_module("scripts.client"), name)
-
 
 
 @dataclass(frozen=True)

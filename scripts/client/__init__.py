@@ -3,6 +3,7 @@
 from scripts.client.asynchronous import AsyncClient
 from scripts.client.calls import NewItem
 from scripts.client.errors import ApiError, ServerError, Unintelligible, Unreachable, Unreadable, Untrusted
+from scripts.client.options import Labelled, Target
 from scripts.client.results import (
     Embedded,
     Feedback,
@@ -25,6 +26,7 @@ __all__ = [
     "Feedback",
     "GalleryInfo",
     "Item",
+    "Labelled",
     "Match",
     "Model",
     "Models",
@@ -33,6 +35,7 @@ __all__ = [
     "Retrieval",
     "ServerError",
     "Stored",
+    "Target",
     "Unintelligible",
     "Unreachable",
     "Unreadable",

@@ -9,7 +9,7 @@ import httpx2
 from numpy.typing import ArrayLike
 
 from scripts.client import calls
-from scripts.client.attempts import ONCE, Patience, Reply, Send, Steps, Wait, attempts
+from scripts.client.attempts import Patience, Reply, Send, Steps, Wait, attempts, readiness
 from scripts.client.connection import Certificate, Verify, arguments, as_answer, as_unreachable, settings
 from scripts.client.errors import Unreadable
 from scripts.client.gallery import AsyncGallery
@@ -119,7 +119,7 @@ class AsyncClient:
 
     async def ready(self) -> bool:
         """As `Client.ready`."""
-        return await self._run(attempts(calls.ready(), ONCE))
+        return await self._run(readiness())
 
     async def ask(self, call: Call[Value]) -> Value:
         """As `Client.ask`."""

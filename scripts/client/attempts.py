@@ -27,9 +27,6 @@ class Patience:
     total_s: float = 120.0
 
 
-ONCE: Final = Patience(retries=0)
-
-
 @dataclass(frozen=True)
 class Send:
     """Make a request, and reply with its answer, or with how it failed; silence is not to last longer than that."""
@@ -71,6 +68,20 @@ def attempts(call: Call[Value], patience: Patience, now: Callable[[], float] = t
             raise error
         yield Wait(wait_s)
     raise AssertionError("unreachable")
+
+
+def readiness() -> Steps[bool]:
+    """The steps to whether a server takes requests now, asked once.
+
+    Raises:
+        ServerError: where nobody answers, or something else does.
+    """
+    try:
+        return (yield from attempts(Call(Request("GET", "/readyz"), lambda answer: True), Patience(retries=0)))
+    except ApiError as error:
+        if error.status != 503:
+            raise
+        return False
 
 
 def _worth_another(error: ServerError, repeatable: bool) -> bool:

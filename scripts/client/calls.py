@@ -172,11 +172,6 @@ def models() -> Call[Models]:
     return _call(Models, Request("GET", "/models"))
 
 
-def ready() -> Call[bool]:
-    """`GET /readyz`."""
-    return Call(Request("GET", "/readyz"), lambda answer: answer.status == 200)
-
-
 def as_query(options: Mapping[str, Any]) -> dict[str, str]:
     """Options as query parameters: texts as they are, anything else as JSON; None is left out."""
     return {

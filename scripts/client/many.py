@@ -44,8 +44,8 @@ class Room:
 
 def room_of(model: Model, batch: int) -> Room:
     """At most `batch` images, and no more than the server takes; base64 needs a third more than the bytes."""
-    images = min(model.limits.get(name, batch) for name in ("max_images_per_request", "queue_images"))
-    return Room(max(1, min(batch, int(images))), min(BYTES, int(model.limits.get("max_body_bytes", BYTES)) // 2))
+    images, size = (model.limits.get(name) for name in ("max_images_per_request", "max_body_bytes"))
+    return Room(int(min(batch, images or batch)), int(min(BYTES, (size or 2 * BYTES) / 2)))
 
 
 def load_image(image: Image) -> bytes | Unreadable:

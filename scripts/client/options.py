@@ -1,6 +1,7 @@
 """What may be asked beside the images: docs/http.md and `/docs` of a server say what each means."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 
@@ -34,18 +35,20 @@ class RetrieveOptions(TypedDict, total=False):
     evidence: bool
 
 
-class Target(TypedDict, total=False):
+@dataclass(frozen=True)
+class Target:
     """A promise to be made: at most a share `alpha` of accepted matches is wrong, but with probability `delta`."""
 
     alpha: float
     delta: float
-    k: int | Literal["adaptive"]
+    k: int | Literal["adaptive"] = 1
 
 
-class Labelled(TypedDict, total=False):
-    """A query's `Retrieval.evidence`, and whether its best match was right, or each of its matches."""
+@dataclass(frozen=True)
+class Labelled:
+    """A query's `Retrieval.evidence`, and either whether its best match was right, or which of its matches were."""
 
     evidence: Mapping[str, float]
-    correct: bool
-    relevant: list[bool]
-    group: str | None
+    correct: bool | None = None
+    relevant: Sequence[bool] | None = None
+    group: str | None = None

@@ -10,7 +10,7 @@ import httpx2
 from numpy.typing import ArrayLike
 
 from scripts.client import calls
-from scripts.client.attempts import ONCE, Patience, Reply, Send, Steps, Wait, attempts
+from scripts.client.attempts import Patience, Reply, Send, Steps, Wait, attempts, readiness
 from scripts.client.connection import Certificate, Verify, arguments, as_answer, as_unreachable, settings
 from scripts.client.errors import Unreadable
 from scripts.client.gallery import Gallery
@@ -144,12 +144,8 @@ class Client:
         return self.ask(calls.models())
 
     def ready(self) -> bool:
-        """Whether the server takes requests now; asked once.
-
-        Raises:
-            Unreachable: where nobody answers.
-        """
-        return self._run(attempts(calls.ready(), ONCE))
+        """Whether the server takes requests now; asked once, so that Unreachable comes at once."""
+        return self._run(readiness())
 
     def ask(self, call: Call[Value]) -> Value:
         """The value of a call, tried as often as this client does."""
