@@ -23,12 +23,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[process.Server]
         yield server
 
 
+@pytest.fixture
+def emptied(server: process.Server) -> process.Server:
+    """The server, with an empty gallery."""
+    with Client(server.url) as client:
+        client.gallery.delete(*(item.id for item in client.gallery.items()))
+    return server
+
+
 @pytest.fixture(params=[Client, AsyncClient], ids=["sync", "async"])
-async def client(request: pytest.FixtureRequest, server: process.Server) -> AsyncIterator[Any]:
+async def client(request: pytest.FixtureRequest, emptied: process.Server) -> AsyncIterator[Any]:
     """Either client to an empty gallery; `value` and `values` read what both return."""
-    with Client(server.url) as cleaner:
-        cleaner.gallery.delete(*(item.id for item in cleaner.gallery.items()))
-    made = request.param(server.url)
+    made = request.param(emptied.url)
     yield made
     await closed(made)
 
