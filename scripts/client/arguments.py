@@ -4,15 +4,18 @@ import argparse
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from models.errors import UserError
 from scripts.client.sync import Client
+
+HERE: Final = "http://127.0.0.1:8000"  # where `candor serve` listens unless told otherwise
 
 
 def add_server_arguments(arguments: argparse.ArgumentParser, *, patience_s: float = 600.0) -> None:
     """`--server`, `--api-key-file`, `--bundle`, `--ca` and `--patience`."""
     group = arguments.add_argument_group("the server")
-    group.add_argument("--server", metavar="URL", help="of a running candor; or CANDOR_SERVER")
+    group.add_argument("--server", metavar="URL", help=f"of a running candor; or CANDOR_SERVER, or {HERE}")
     group.add_argument("--api-key-file", type=Path, metavar="FILE", help="with the key to it; or the key in CANDOR_KEY")
     group.add_argument("--bundle", metavar="NAME", help="which of its bundles is asked; its default if not given")
     group.add_argument("--ca", type=Path, metavar="FILE", help="PEM of the authority that its certificate is of")
@@ -35,16 +38,13 @@ def at_least_one(text: str) -> int:
 
 
 def connect(options: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Client:
-    """A client to the server that was named, which waits as long as `--patience` says.
+    """A client to the server that is meant, which waits as long as `--patience` says.
 
     Raises:
-        UserError: where none was named, nobody answers, or the file of the key cannot be read.
+        UserError: where nobody answers, or the file of the key cannot be read.
     """
-    url = options.server or environment.get("CANDOR_SERVER")
-    if not url:
-        raise UserError("which server? Give its URL with --server, or in CANDOR_SERVER")
     client = Client(
-        url,
+        options.server or environment.get("CANDOR_SERVER") or HERE,
         _key(options.api_key_file) if options.api_key_file else environment.get("CANDOR_KEY"),
         bundle=options.bundle,
         retries=None,
