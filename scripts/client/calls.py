@@ -58,7 +58,7 @@ def embed(images: Sequence[bytes], options: Mapping[str, Any]) -> Call[list[Embe
         return Call(one.request, lambda answer: [one.read(answer)])
     return Call(
         Request("POST", "/embed", as_query({"encoding": "base64", **options}), files=tuple(images)),
-        lambda answer: [_result(Embedded, _of_bundle(answer.json, each)) for each in answer.json["results"]],
+        lambda answer: [_result(Embedded, _of_bundle(answer.json, each)) for each in _results(answer, len(images))],
     )
 
 
@@ -98,7 +98,7 @@ def put_many(items: Sequence[bytes], options: Mapping[str, Any]) -> Call[list[St
     """`POST /gallery` of items that are JSON already, each with its own outcome."""
     return Call(
         _json_request("POST", "/gallery", {**given(options), "items": [orjson.Fragment(each) for each in items]}),
-        lambda answer: [_result(Stored, each) for each in answer.json["results"]],
+        lambda answer: [_result(Stored, each) for each in _results(answer, len(items))],
     )
 
 
@@ -217,6 +217,13 @@ def _without_id(item: NewItem) -> dict[str, Any]:
 
 def _of_bundle(answer: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
     return {**result, "bundle": answer["bundle"], "bundle_hash": answer["bundle_hash"]}
+
+
+def _results(answer: Answer, count: int) -> list[Any]:
+    results: list[Any] = answer.json["results"]
+    if len(results) != count:
+        raise ValueError(f"{len(results)} results of {count}")
+    return results
 
 
 def _result(kind: type[Value], result: Mapping[str, Any]) -> Value | ApiError:

@@ -195,6 +195,14 @@ async def test_an_answer_that_is_not_candors_is_told(kind: Kind, content: bytes)
 
 
 @BOTH
+async def test_an_answer_to_fewer_images_than_were_sent_is_none(kind: Kind) -> None:
+    with scripted(EMBEDDED) as server:
+        async with asking(kind, server.url) as (client, _):
+            with pytest.raises(Unintelligible, match="1 results of 2"):
+                await value(client.embed([b"x", b"y"]))
+
+
+@BOTH
 async def test_a_refusal_that_is_not_candors_is_quoted(kind: Kind) -> None:
     with scripted(Said(413, b"<h1>too large</h1>")) as server:
         async with asking(kind, server.url) as (client, _):
