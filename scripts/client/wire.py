@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Generic, TypeVar, cast
 
 import orjson
@@ -38,7 +38,7 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes
 
-    @property
+    @cached_property
     def json(self) -> Any:
         """The body, which is JSON."""
         return orjson.loads(self.body)
