@@ -21,6 +21,7 @@ from scripts.ingest.images import read_images, with_label
 from scripts.ingest.journal import Journal, Sent
 from tests.service import process
 from tests.service.bundle_factory import make_bundle
+from tests.service.callers import give_key
 from tests.service.images import flat, png
 from tests.service.process import PATIENCE_S, REPOSITORY, Server
 
@@ -175,7 +176,7 @@ def test_a_server_that_stays_busy_is_given_up(serve: Serve, tmp_path: Path) -> N
         host, _, port = server.url.removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as unfinished:  # which is drained for
             unfinished.sendall(
-                b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\nx"
+                b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\nx"
             )
             time.sleep(0.5)
             server.terminate()
@@ -185,10 +186,10 @@ def test_a_server_that_stays_busy_is_given_up(serve: Serve, tmp_path: Path) -> N
 
 def test_a_server_that_refuses_is_quoted(serve: Serve, tmp_path: Path) -> None:
     folder = many(tmp_path / "many", 2)
-    with serve(CANDOR_API_KEY="a long enough key") as server:
-        right, wrong = tmp_path / "right", tmp_path / "wrong"
-        right.write_text("a long enough key\n")
-        wrong.write_text("another key\n")
+    right, wrong = tmp_path / "right", tmp_path / "wrong"
+    right.write_text(give_key(tmp_path / "keys.txt", scopes="retrieve,write") + "\n")
+    wrong.write_text("another key\n")
+    with serve(CANDOR_API_KEYS=str(tmp_path / "keys.txt")) as server:
         with pytest.raises(UserError, match="answered 401"):
             add(folder, "--server", server.url, "--api-key-file", wrong)
         with pytest.raises(UserError, match="max_percentile"):
