@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ class Command:
 
 COMMANDS: Final = (
     Command("serve", "service.main", "serve a bundle over HTTP"),
+    Command("doctor", "service.doctor", "examine what a server would find here, and say what to do"),
     Command("train-backbone", "scripts.train_backbone", "train a timm backbone on labelled images"),
     Command("import-backbone", "scripts.import_backbone", "take a timm model as it is, with weights made elsewhere"),
     Command("import-pvu", "scripts.import_pvu", "make a bundle of a published PVU checkpoint"),
@@ -101,6 +103,7 @@ def words(arguments: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `candor COMMAND ...`."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reports to its maker as soon as it is imported
     arguments = list(sys.argv[1:] if argv is None else argv)
     count = words(arguments)
     named = " ".join(arguments[:count])

@@ -41,6 +41,7 @@ from service.tracing import open_tracing
 
 REACH_AGAIN_S: Final = 2.0
 ROUTES: Final = (embed, retrieve, openai, gallery, policies, openai_models, kserve, kserve_models, health, admin)
+NO_FRAMEWORK_TELEMETRY: Final[Any] = {"tracing": False, "metrics": False, "logs": False}  # it tells paths and queries
 
 
 def create_app(
@@ -75,7 +76,9 @@ def create_app(
             if tracing is not None:
                 await asyncio.to_thread(tracing.close)
 
-    app = DescribedAPI(lifespan=lifespan, redirect_slashes=False, redoc_url=None, **describe())
+    app = DescribedAPI(
+        lifespan=lifespan, redirect_slashes=False, redoc_url=None, telemetry=NO_FRAMEWORK_TELEMETRY, **describe()
+    )
     app.state.lifecycle = lifecycle
     app.state.metrics = metrics
     app.state.reloader = reloader

@@ -3,6 +3,7 @@
 import stat
 from pathlib import Path
 
+from service.files import state_of
 from service.keys import Key, KeysError, find_key, read_keys
 from service.telemetry import Logger
 
@@ -18,13 +19,13 @@ class Keyring:
     def __init__(self, path: Path, logger: Logger) -> None:
         self._path = path
         self._logger = logger
-        self._seen = _state(path)
+        self._seen = state_of(path)
         self._keys = read_keys(path)
         self._warn()
 
     def find(self, given: bytes) -> Key | None:
         """The key that was given, if the file has it now."""
-        if (state := _state(self._path)) != self._seen:
+        if (state := state_of(self._path)) != self._seen:
             self._seen = state
             self._read_again()
         return find_key(self._keys, given)
@@ -43,12 +44,3 @@ class Keyring:
             self._logger.warning("no API key in the file: nobody may come in", file=str(self._path))
         if self._seen and self._seen[-1] & OTHERS_WRITE:
             self._logger.warning("not only its owner may write the file of API keys", file=str(self._path))
-
-
-def _state(path: Path) -> tuple[int, ...] | None:
-    """What tells a file from the one put in its place, or from itself once written to; its mode is the last."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_mode

@@ -6,7 +6,7 @@ where any of it fails, all that was opened is closed again.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -121,18 +121,27 @@ def find_bundles(settings: Settings) -> list[Found]:
     """Every bundle that the settings name, read and verified, the default one first; blocks.
 
     Raises:
-        BundleError: for one that cannot be had or served, and for names and places that contradict each other.
+        BundleError: for one that cannot be had or served, and for names that contradict each other.
+        GalleryError: where two would share a gallery.
     """
-    found: list[Found] = []
-    for name, where in read_bundles(settings.bundle):
-        located = locate(where)
-        bundle = load_bundle(located.folder)
-        called = check_name(bundle.manifest.name, where) if name is None else name
-        place = place_of(settings, called, bundle.hash, default=not found)
-        found.append(Found(called, located, bundle, place))
+    named = read_bundles(settings.bundle)
+    found = [find_bundle(settings, name, where, default=not i) for i, (name, where) in enumerate(named)]
+    check_together(found, settings)
+    return found
+
+
+def find_bundle(settings: Settings, name: str | None, where: str, *, default: bool) -> Found:
+    """One of them; errors as `find_bundles`."""
+    located = locate(where)
+    bundle = load_bundle(located.folder)
+    called = check_name(bundle.manifest.name, where) if name is None else name
+    return Found(called, located, bundle, place_of(settings, called, bundle.hash, default=default))
+
+
+def check_together(found: Sequence[Found], settings: Settings) -> None:
+    """Return if all of them can be served by one server; errors as `find_bundles`."""
     _check_names([each.name for each in found], settings)
     _check_places({each.name: each.place for each in found if each.place is not None})
-    return found
 
 
 def log_loaded(services: Services) -> None:

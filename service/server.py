@@ -16,11 +16,12 @@ from service.lifecycle import Lifecycle
 from service.reload import REFUSALS, Reloader
 from service.settings import Settings
 from service.telemetry import Logger, Metrics
-from service.tls import server_context
+from service.tls import Renewal, server_context
 
 KEEP_ALIVE_S: Final = 75  # above the usual 60 s of load balancers, so that it is they who close idle connections
 CLOSE_S: Final = 1  # for uvicorn to close connections once every request is answered
 BACKLOG: Final = 2048
+TICKS_PER_S: Final = 10
 
 Tick = Callable[[Lifecycle], bool]
 """Called ten times a second while serving; False asks to drain and leave."""
@@ -35,7 +36,13 @@ class DrainingServer(uvicorn.Server):
     """A uvicorn server that goes on listening while it drains, and exits once every accepted request is answered."""
 
     def __init__(
-        self, config: uvicorn.Config, lifecycle: Lifecycle, metrics: Metrics, drain_timeout_s: float, tick: Tick = stay
+        self,
+        config: uvicorn.Config,
+        lifecycle: Lifecycle,
+        metrics: Metrics,
+        drain_timeout_s: float,
+        tick: Tick = stay,
+        renewal: Renewal | None = None,
     ) -> None:
         super().__init__(config)
         self.cut_off = False
@@ -44,6 +51,7 @@ class DrainingServer(uvicorn.Server):
         self._drain_timeout_s = drain_timeout_s
         self._drain_ends: float | None = None
         self._tick = tick
+        self._renewal = renewal
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain at the first signal, leave at once at the second."""
@@ -55,6 +63,8 @@ class DrainingServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Whether to leave; asked ten times a second."""
         self._lifecycle.publish(self._metrics)
+        if self._renewal is not None and counter % TICKS_PER_S == 0:
+            self._renewal.look()
         if not self._tick(self._lifecycle) and self._drain_ends is None:
             self._drain()
         if self._drain_ends is not None and self._lifecycle.in_flight == 0:
@@ -100,6 +110,7 @@ def serve(
     app = create_app(settings, logger=logger, load_first=load_first, ask_all=ask_all)
     lifecycle: Lifecycle = app.state.lifecycle
     context = server_context(settings)
+    renewal = Renewal(settings, context, logger) if context else None
     config = uvicorn.Config(
         app,
         access_log=False,
@@ -111,7 +122,7 @@ def serve(
         timeout_graceful_shutdown=CLOSE_S,
         ssl_context_factory=None if context is None else lambda config, default: context,
     )
-    server = DrainingServer(config, lifecycle, app.state.metrics, settings.drain_timeout_s, tick)
+    server = DrainingServer(config, lifecycle, app.state.metrics, settings.drain_timeout_s, tick, renewal)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_run(server, listener, app.state.reloader))
     if lifecycle.failure is not None:

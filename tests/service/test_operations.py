@@ -255,7 +255,7 @@ async def test_the_api_describes_bodies_options_and_errors(document: Any) -> Non
         "encoding",
         "bundle",
     }
-    assert {"400", "401", "404", "408", "413", "415", "422", "429", "503", "504"} < set(embed["responses"])
+    assert {"400", "401", "403", "404", "408", "413", "415", "422", "429", "503", "504"} < set(embed["responses"])
 
 
 async def test_every_reference_in_the_api_resolves(document: Any) -> None:

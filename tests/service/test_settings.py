@@ -9,8 +9,9 @@ from pydantic_core import PydanticUndefined
 
 from models.bundle import DEFAULT_BUNDLE
 from models.errors import UserError
-from service.main import check_start, main, parse_arguments
+from service.main import main, parse_arguments
 from service.settings import Settings, SettingsError, read_settings, unknown_variables, variable
+from service.starting import check_start
 
 
 def test_defaults_need_no_environment() -> None:

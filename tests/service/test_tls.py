@@ -1,8 +1,10 @@
 """HTTPS: real handshakes with a real server, and certificates that cannot be used."""
 
+import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -13,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from cryptography.x509 import load_der_x509_certificate
 
 from service.main import main
 from service.settings import Settings
@@ -116,6 +119,37 @@ def test_workers_ask_clients_for_certificates(
             with pytest.raises(httpx2.TransportError):
                 status(server, ours, stranger)
     assert PASSWORD not in server.errors
+
+
+def serial(server: Server, trusted: Authority) -> int:
+    """The number of the certificate that a new connection is shown."""
+    address = urlsplit(server.url)
+    context = ssl.create_default_context(cafile=trusted.certificate)
+    with (
+        socket.create_connection((address.hostname, address.port or 0), PATIENCE_S) as plain,
+        context.wrap_socket(plain, server_hostname=address.hostname) as secure,
+    ):
+        shown = secure.getpeercert(binary_form=True)
+    assert shown is not None
+    return load_der_x509_certificate(shown).serial_number
+
+
+def test_a_renewed_certificate_is_shown_without_a_restart(bundle_path: Path, tmp_path: Path, ours: Authority) -> None:
+    folder = tmp_path / "renewed"
+    folder.mkdir()
+    first, renewed = ours.issue(tmp_path, "127.0.0.1"), ours.issue(folder, "127.0.0.1")
+    files = {"CANDOR_TLS_CERTIFICATE": str(first.certificate), "CANDOR_TLS_KEY": str(first.key)}
+    with serving(bundle_path, tmp_path / "gallery", **files) as server:
+        before = serial(server, ours)
+        renewed.certificate.replace(first.certificate)
+        error = server.event("certificate not read again: the one of before holds")
+        assert serial(server, ours) == before
+        renewed.key.replace(first.key)
+        server.event("certificate read again")
+        assert serial(server, ours) != before
+        assert status(server, ours) == 200
+
+    assert "CANDOR_TLS_KEY" in error["error"]
 
 
 def settings_of(certificate: Path, key: Path, password: str | None = None, client_ca: Path | None = None) -> Settings:
