@@ -17,7 +17,7 @@ from service.evidence import Grouping
 from service.gallery import open_gallery
 from service.gallery.base import Gallery, GalleryError
 from service.generation import Generation, Kept, Services
-from service.naming import check_name, read_bundles, read_galleries
+from service.naming import read_bundles, read_galleries
 from service.pipeline import Pipeline
 from service.places import GalleryPlace, place_of, shared_places
 from service.policies.desk import Policies
@@ -134,7 +134,7 @@ def find_bundle(settings: Settings, name: str | None, where: str, *, default: bo
     """One of them; errors as `find_bundles`."""
     located = locate(where)
     bundle = load_bundle(located.folder)
-    called = check_name(bundle.manifest.name, where) if name is None else name
+    called = name or bundle.manifest.name
     return Found(called, located, bundle, place_of(settings, called, bundle.hash, default=default))
 
 

@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from models.bundle import BundleError
-
 NONE: Final = "none"
 NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _NAMED: Final = re.compile(rf"(?:({NAME})=)?(.*)", re.DOTALL)
@@ -58,24 +56,19 @@ def gallery_of(galleries: Mapping[str | None, str], table: str, name: str, *, de
 def fill(text: str, name: str, bundle_hash: str) -> str:
     """`{bundle}` and `{hash}` in their places: the name, and the first 12 hex digits of the hash.
 
-    A name in the URL of Milvus, whose collections are called by letters, digits and underscores, is made of those.
+    The name is a plain one, and in the URL of Milvus, whose collections are called so, without dots and dashes too.
     """
-    called = re.sub(r"[^A-Za-z0-9]", "_", name) if text.startswith("milvus://") else name
+    called = re.sub(r"[.-]", "_", plain(name)) if text.startswith("milvus://") else plain(name)
     return text.replace(BUNDLE, called).replace(HASH, bundle_hash.removeprefix("sha256:")[:HASH_DIGITS])
 
 
-def check_name(name: str, where: str) -> str:
-    """A name that a manifest gives, itself.
+def plain(name: str) -> str:
+    """A bundle's name as part of a path or a URL: what is no letter, digit, dot, dash or underscore becomes `_`.
 
-    Raises:
-        BundleError: for one that no bundle can be asked for by.
+    >>> plain("../my birds")
+    '_._my_birds'
     """
-    if not re.fullmatch(NAME, name):
-        raise BundleError(
-            f"the bundle at {where} is called {name!r}, and it must be asked for by 1 to 64 letters, digits, dots, "
-            f"dashes or underscores: give it another name with CANDOR_BUNDLE=NAME={where}"
-        )
-    return name
+    return re.sub(r"^\.|[^A-Za-z0-9._-]", "_", name)
 
 
 def _read(parts: Sequence[str]) -> tuple[Named, ...]:

@@ -7,7 +7,7 @@ from typing import Final
 
 from service.gallery import folder_of
 from service.gallery.options import EngineOptions
-from service.naming import fill, gallery_of, read_galleries
+from service.naming import fill, gallery_of, plain, read_galleries
 from service.settings import Settings
 
 POLICIES: Final = "policies.sqlite"
@@ -50,4 +50,4 @@ def _policies(settings: Settings, location: str, name: str, *, default: bool) ->
     if settings.policies is None and "://" not in location:
         return Path(location) / POLICIES
     path = settings.policies or Path("candor-policies.sqlite")
-    return path if default else path.with_name(f"{path.stem}-{name}{path.suffix}")
+    return path if default else path.with_name(f"{path.stem}-{plain(name)}{path.suffix}")

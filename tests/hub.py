@@ -166,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
         if name in self.hub.repositories:
             self._send(409, json.dumps({"url": f"{self.hub.url}/{name}"}).encode(), {})
             return
-        self.hub.repositories[name] = Repository(private=bool(asked.get("private")))
+        self.hub.repositories[name] = Repository(private=asked.get("visibility") == "private")
         self._answer({"url": f"{self.hub.url}/{name}"})
 
     def _slot(self, asked: dict[str, Any]) -> dict[str, Any]:

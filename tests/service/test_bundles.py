@@ -148,20 +148,26 @@ def test_a_server_can_be_without_any_gallery(bundles: dict[str, Path], tmp_path:
         assert client.get("/gallery").json()["type"] == "no_gallery"
 
 
+def test_any_name_of_a_manifest_is_served_and_none_leads_out_of_a_folder(tmp_path: Path) -> None:
+    odd, name = make_bundle(tmp_path / "odd", name="../my birds", grid=2), {"bundle": "../my birds"}
+    with serving(odd, tmp_path / "galleries" / "{bundle}") as server, ready_client(server) as client:
+        assert embed(client, **name).json()["bundle"] == "../my birds"
+        assert client.put("/gallery/a", content=png(1), headers=PNG, params=name).status_code == 200
+    assert {path.name for path in tmp_path.iterdir()} == {"odd", "galleries"}
+
+
 @pytest.mark.parametrize(
     ("bundle", "gallery", "message"),
     [
         ("{tiny},tiny={small}", "none", "two bundles are called 'tiny'"),
         ("{tiny},small={small}", "{home},large={home}2", "has a gallery for 'large'"),
         ("{tiny},small={small}", "{home},small={home}", "would share a gallery"),
-        ("{tiny},{odd}", "none", "CANDOR_BUNDLE=NAME="),
     ],
 )
 def test_names_and_places_that_contradict_each_other_stop_the_start(
     bundles: dict[str, Path], tmp_path: Path, bundle: str, gallery: str, message: str
 ) -> None:
-    odd = make_bundle(tmp_path / "odd", name="../odd", scale=5.0)
-    with serving(bundle.format(**bundles, odd=odd), gallery.format(home=tmp_path / "gallery")) as server:
+    with serving(bundle.format(**bundles), gallery.format(home=tmp_path / "gallery")) as server:
         assert server.wait() == 1
 
     assert message in server.errors

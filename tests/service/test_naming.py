@@ -66,6 +66,7 @@ def test_a_gallery_belongs_to_whom_it_names(galleries: str, table: str, first: s
 
 def test_places_are_filled_in_as_the_engine_can_take_them() -> None:
     assert fill("g/{bundle}/{hash}", "vit-s.2", HASH) == "g/vit-s.2/0123456789ab"
+    assert fill("g/{bundle}", "../my birds", HASH) == "g/_._my_birds"
     assert fill("milvus://h:1/{bundle}_{hash}", "vit-s.2", HASH) == "milvus://h:1/vit_s_2_0123456789ab"
 
 

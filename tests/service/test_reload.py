@@ -71,10 +71,11 @@ def served(client: Client) -> str:
 
 
 class Load:
-    """Clients that embed until told to stop, and what each was answered."""
+    """Clients that send images until told to stop, and what each was answered."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, path: str = "/embed") -> None:
         self._url = url
+        self._path = path
         self._stop = threading.Event()
         self.answers: list[tuple[int, int, Any]] = []
         self._pool = ThreadPoolExecutor(CLIENTS)
@@ -84,7 +85,7 @@ class Load:
         with Client(base_url=self._url, timeout=PATIENCE_S) as client:
             while not self._stop.is_set():
                 seed = number + CLIENTS * (len(self.answers) % 3)
-                answer = client.post("/embed", content=png(seed), headers=PNG)
+                answer = client.post(self._path, content=png(seed), headers=PNG)
                 self.answers.append((seed, answer.status_code, answer.json()))
 
     def wait_for_more(self) -> None:
@@ -305,3 +306,25 @@ async def test_the_session_of_what_is_served_no_more_is_freed(start: Start, vers
 async def test_a_server_that_still_loads_does_not_reload(start: Start) -> None:
     async with start(ready=False) as running:
         assert (await running.client.post("/admin/reload")).status_code == 503
+
+
+def test_searches_under_load_each_see_one_version_and_its_gallery(versions: Versions) -> None:
+    gallery = versions.link.parent / "galleries" / "{hash}"
+    with serving(versions.link, gallery) as server, ready_client(server) as client:
+        for name in ("one", "two"):
+            versions.turn(name)
+            reload(client)
+            assert client.put(f"/gallery/{name}", content=png(1), headers=PNG).status_code == 200
+        load = Load(server.url, "/retrieve")
+        for number in range(RELOADS):
+            load.wait_for_more()
+            versions.turn("two" if number % 2 else "one")
+            reload(client)
+        load.wait_for_more()
+        load.stop()
+
+    assert {status for _, status, _ in load.answers} == {200}
+    assert {answer["matches"][0]["id"] for _, _, answer in load.answers} == {"one", "two"}
+    for seed, _, answer in load.answers:
+        version = versions.hashes[answer["matches"][0]["id"]]
+        assert answer["query"]["uncertainty"] == pytest.approx(versions.expected(version, seed)[1], rel=1e-2)
