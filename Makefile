@@ -22,7 +22,7 @@ COMPOSE ?= docker compose
 SERVE := .venv/serve$(if $(GPU),-gpu)
 DEV := .venv/dev
 
-.PHONY: help serve test engines check format reproduce bench requirements image sbom tour clean
+.PHONY: help serve test engines check format openapi fuzz reproduce bench requirements image sbom tour clean
 
 help: ## List what make can do
 	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -50,6 +50,13 @@ check: $(DEV)/.ready ## Check format, lint, types and the direction of imports
 format: $(DEV)/.ready ## Rewrite the code in the format that check asks for
 	@$(DEV)/bin/ruff check --fix .
 	@$(DEV)/bin/ruff format .
+
+openapi: $(DEV)/.ready ## Write openapi.json, the description of the HTTP API
+	@$(DEV)/bin/python -m service.document openapi.json
+
+fuzz: $(DEV)/.ready ## Ask a server what its description allows and forbids (ARGS="--examples 500 --seed 1")
+	@echo "==> tests.service.protocols.fuzz $(ARGS)"
+	@$(DEV)/bin/python -m tests.service.protocols.fuzz $(ARGS)
 
 reproduce: $(DEV)/.ready ## Train, evaluate and export a bundle from images (DATA, OUT, EPOCHS, LIMIT)
 	@echo "==> candor reproduce: $(DATA) -> $(OUT)"
@@ -109,10 +116,11 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --fork-str
 
 requirements: | $(UV) ## Compile requirements/*.txt from pyproject.toml (UPGRADE=1 moves every pin)
 	$(COMPILE) --group build --output-file requirements/build.txt
-	$(COMPILE) pyproject.toml --extra cpu --extra postgresql --extra milvus --extra train --group dev --output-file requirements/dev.txt
-	$(COMPILE) pyproject.toml --extra cpu --extra postgresql --extra milvus --output-file requirements/serve-cpu.txt
-	$(COMPILE) pyproject.toml --extra cpu --extra postgresql --output-file requirements/image-cpu.txt
-	$(COMPILE) pyproject.toml --extra gpu --extra postgresql --extra milvus --output-file requirements/serve-gpu.txt
+	$(COMPILE) pyproject.toml --extra cpu --extra postgresql --extra milvus --extra otel --extra train --group dev --output-file requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra cpu --extra postgresql --extra milvus --extra otel --output-file requirements/serve-cpu.txt
+	$(COMPILE) pyproject.toml --extra cpu --extra postgresql --extra otel \
+		--constraint requirements/serve-cpu.txt --output-file requirements/image-cpu.txt
+	$(COMPILE) pyproject.toml --extra gpu --extra postgresql --extra milvus --extra otel --output-file requirements/serve-gpu.txt
 	$(COMPILE) pyproject.toml --extra cpu --extra train --output-file requirements/train.txt
 	$(COMPILE) --group sbom --output-file requirements/sbom.txt
 	$(COMPILE) --group milvus-server --output-file requirements/milvus-server.txt
