@@ -33,8 +33,15 @@ UNUSED = (
     "**/tests",
     "**/*.pyi",  # for type checkers
 )
-# Wheels that ship what only a debugger reads.
-SYMBOLS = ("PIL/*.so", "asyncpg/**/*.so", "httptools/**/*.so", "pyarrow/*.so*", "uvloop/*.so", "yaml/*.so")
+# Wheels that ship what only a debugger reads; libraries that a wheel was mended with (numpy.libs) would break.
+SYMBOLS = (
+    "PIL/*.so",
+    "asyncpg/**/*.so",
+    "httptools/**/*.so",
+    "pyarrow/*.so*",
+    "uvloop/*.so",
+    "yaml/*.so",
+)
 
 
 def main() -> None:

@@ -18,7 +18,9 @@ from pathlib import Path
 
 DATA = ("/etc/ssl/certs/ca-certificates.crt",)
 NOT_SERVED = (
+    "_test*",
     "_tkinter.*",
+    "distutils",
     "ensurepip",
     "idlelib",
     "lib2to3",
