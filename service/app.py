@@ -58,6 +58,7 @@ def create_app(
     """
     log = logger or stderr_logger(settings)
     lifecycle, metrics = Lifecycle(log), make_metrics()
+    metrics.queue_limit.set(settings.queue_per_worker)
     loader = Loader(settings, openers or Openers(), metrics, log)
     reloader = Reloader(lifecycle, loader, ask_all)
     tracing = open_tracing(settings, os.environ)

@@ -79,6 +79,9 @@ class Settings(BaseSettings):
     gallery_password: SecretStr | None = Field(
         default=None, min_length=1, description="Password to log in with, in place of the URL's."
     )
+    gallery_password_file: Path | None = Field(
+        default=None, description="File that the password is in, as containers get secrets; excludes the one above."
+    )
     gallery_tls: bool | None = Field(
         default=None,
         description="`true`: encrypted, and the server's certificate verified; `false`: plain; else as the URL says.",
@@ -249,6 +252,16 @@ class Settings(BaseSettings):
         read_galleries(value)
         return value
 
+    @field_validator("gallery_password_file")
+    @classmethod
+    def _readable(cls, path: Path | None) -> Path | None:
+        try:
+            if path is not None and not path.read_text().strip():
+                raise ValueError(f"{path} is empty")
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+        return path
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.max_uncertainty is not None and self.max_percentile is not None:
@@ -257,6 +270,8 @@ class Settings(BaseSettings):
             raise ValueError("CANDOR_TLS_CERTIFICATE and CANDOR_TLS_KEY belong together: set both")
         if self.tls_certificate is None and (self.tls_client_ca or self.tls_key_password):
             raise ValueError("CANDOR_TLS_CLIENT_CA and CANDOR_TLS_KEY_PASSWORD need CANDOR_TLS_CERTIFICATE")
+        if self.gallery_password is not None and self.gallery_password_file is not None:
+            raise ValueError("CANDOR_GALLERY_PASSWORD and CANDOR_GALLERY_PASSWORD_FILE exclude each other: set one")
         if self.max_images_per_request > self.queue_images:
             raise ValueError(
                 f"CANDOR_MAX_IMAGES_PER_REQUEST ({self.max_images_per_request}) must not be above "
@@ -270,7 +285,7 @@ class Settings(BaseSettings):
         alone = Consistency.SESSION if self.workers == 1 else Consistency.STRONG
         return EngineOptions(
             user=self.gallery_user,
-            password=self.gallery_password.get_secret_value() if self.gallery_password else None,
+            password=self._password,
             tls=self.gallery_tls,
             ca=self.gallery_ca,
             certificate=self.gallery_certificate,
@@ -287,6 +302,12 @@ class Settings(BaseSettings):
     def scheme(self) -> Literal["http", "https"]:
         """What clients write before the address."""
         return "https" if self.tls_certificate else "http"
+
+    @property
+    def _password(self) -> str | None:
+        if self.gallery_password_file is not None:
+            return self.gallery_password_file.read_text().strip()
+        return self.gallery_password.get_secret_value() if self.gallery_password else None
 
     @property
     def queue_per_worker(self) -> int:

@@ -76,6 +76,7 @@ class Metrics:
     stage_seconds: Histogram
     batch_size: Histogram
     queue: Gauge
+    queue_limit: Gauge
     images: Counter
     abstentions: Counter
     uncertainty_percentile: Histogram
@@ -178,6 +179,9 @@ def make_metrics() -> Metrics:
             "candor_batch_size", "Images per inference.", ["bundle"], buckets=BATCH_BUCKETS, registry=registry
         ),
         queue=_gauge("candor_queue_images", "Images accepted and not yet answered.", "livesum", registry, ["bundle"]),
+        queue_limit=_gauge(
+            "candor_queue_limit_images", "Images that may be so before requests are answered 429.", "livesum", registry
+        ),
         images=Counter(
             "candor_images",
             "Images by outcome: ok, or the type of the error.",

@@ -69,6 +69,7 @@ async def test_metrics_count_what_happened(start: Start, bundle: Bundle) -> None
     assert of_tiny("candor_novelty_percentile_count") == 6
     assert of_tiny("candor_gallery_items") == 1
     assert of_tiny("candor_queue_images") == 0
+    assert value("candor_queue_limit_images") == 256
     assert value("candor_requests_in_flight") == 1  # the one that asks
     assert value("candor_ready") == 1
     assert of_tiny("candor_bundle_loaded_timestamp_seconds") > 1.7e9

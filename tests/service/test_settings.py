@@ -52,6 +52,25 @@ def test_origins_are_joined_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_settings({}).allowed_origins == {"https://a.example", "http://b.example:8080"}
 
 
+def test_a_password_comes_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "password"
+    file.write_text("correct-horse\n")
+    monkeypatch.setenv("CANDOR_GALLERY_PASSWORD_FILE", str(file))
+
+    settings = read_settings({})
+    assert settings.engine_options.password == "correct-horse"
+    assert "correct-horse" not in repr(settings)
+
+    file.write_text("\n")
+    with pytest.raises(SettingsError, match="is empty"):
+        read_settings({})
+
+    file.write_text("correct-horse")
+    monkeypatch.setenv("CANDOR_GALLERY_PASSWORD", "battery-staple")
+    with pytest.raises(SettingsError, match="exclude each other"):
+        read_settings({})
+
+
 @pytest.mark.parametrize(
     ("environment", "names"),
     [
@@ -69,6 +88,7 @@ def test_origins_are_joined_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"CANDOR_ALLOWED_ORIGINS": "https://a.example/"}, ["CANDOR_ALLOWED_ORIGINS", "is no origin"]),
         ({"CANDOR_TLS_CERTIFICATE": "c.pem"}, ["CANDOR_TLS_CERTIFICATE", "CANDOR_TLS_KEY"]),
         ({"CANDOR_TLS_KEY_PASSWORD": "secret"}, ["CANDOR_TLS_KEY_PASSWORD"]),
+        ({"CANDOR_GALLERY_PASSWORD_FILE": "/no/such"}, ["CANDOR_GALLERY_PASSWORD_FILE", "/no/such", "cannot be read"]),
     ],
 )
 def test_bad_values_are_named_without_a_traceback(
