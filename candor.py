@@ -1,4 +1,4 @@
-"""The console command `candor`: the server, and each offline stage as a subcommand."""
+"""The client to a running server, and the console command `candor`: the server, and each stage as a subcommand."""
 
 import argparse
 import importlib
@@ -7,9 +7,66 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from models.errors import UserError
+
+if TYPE_CHECKING:
+    from scripts.client import (
+        ApiError,
+        AsyncClient,
+        Client,
+        Embedded,
+        Feedback,
+        GalleryInfo,
+        Item,
+        Labelled,
+        Match,
+        Model,
+        Models,
+        NewItem,
+        Policy,
+        Retrieval,
+        ServerError,
+        Stored,
+        Target,
+        Unintelligible,
+        Unreachable,
+        Unreadable,
+        Untrusted,
+    )
+
+__all__ = [
+    "ApiError",
+    "AsyncClient",
+    "Client",
+    "Embedded",
+    "Feedback",
+    "GalleryInfo",
+    "Item",
+    "Labelled",
+    "Match",
+    "Model",
+    "Models",
+    "NewItem",
+    "Policy",
+    "Retrieval",
+    "ServerError",
+    "Stored",
+    "Target",
+    "Unintelligible",
+    "Unreachable",
+    "Unreadable",
+    "Untrusted",
+]
+
+if not TYPE_CHECKING:  # or any name at all would do
+
+    def __getattr__(name: str) -> Any:
+        """The client, imported once it is asked for: the commands do without."""
+        if name not in __all__:
+            raise AttributeError(f"module 'candor' has no attribute {name!r}")
+        return getattr(importlib.import_module("scripts.client"), name)
 
 
 @dataclass(frozen=True)
@@ -37,7 +94,9 @@ COMMANDS: Final = (
     Command("keys list", "service.keys_list", "tell the API keys of a file and what they are for"),
     Command("keys remove", "service.keys_remove", "take an API key back"),
     Command("certify", "scripts.certify", "certify a running server's retrieval with labelled queries"),
-    Command("gallery add", "scripts.gallery_add", "put a folder of images into a running server's gallery"),
+    Command("embed", "scripts.embed", "embed images through a running server, into a file"),
+    Command("search", "scripts.search", "find the nearest items of a running server's gallery"),
+    Command("index", "scripts.index", "put a folder of images into a running server's gallery"),
     Command(
         "gallery export", "service.gallery_export", "write a gallery into a folder, for another engine or a backup"
     ),

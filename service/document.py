@@ -1,7 +1,6 @@
 """`python -m service.document FILE`: write the description of the HTTP API, as `/openapi.json` gives it."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import orjson
@@ -16,11 +15,5 @@ def render() -> bytes:
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
-def main(argv: Sequence[str]) -> None:
-    """Write it to the file of that name."""
-    (name,) = argv
-    Path(name).write_bytes(render())
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    Path(sys.argv[1]).write_bytes(render())

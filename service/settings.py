@@ -15,6 +15,7 @@ from service.gallery.options import Consistency, EngineOptions
 from service.naming import read_bundles, read_galleries
 
 PREFIX = "CANDOR_"
+OF_CLIENTS = ("server", "key")  # what commands that ask a server read, in the same environment perhaps
 MIB = 2**20
 ORIGIN: Final = re.compile(r"https?://[^/?#@\s,*]+")
 
@@ -320,6 +321,8 @@ def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
     fields = list(Settings.model_fields)
     given = {name: name.upper().removeprefix(PREFIX).lower() for name in environment if name.upper().startswith(PREFIX)}
     nearest = {
-        name: difflib.get_close_matches(field, fields, n=1) for name, field in given.items() if field not in fields
+        name: difflib.get_close_matches(field, fields, n=1)
+        for name, field in given.items()
+        if field not in (*fields, *OF_CLIENTS)
     }
     return {name: variable(matches[0]) if matches else None for name, matches in sorted(nearest.items())}

@@ -93,5 +93,6 @@ def follow(steps: Sequence[Step], folder: Path) -> None:
 
 def _environment(port: str) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CANDOR_")}
-    environment |= {"CANDOR_PORT": port, "CANDOR_AUTOTUNE": "false", "CANDOR_DEVICE": "cpu"}
+    environment |= {"CANDOR_PORT": port, "CANDOR_SERVER": f"http://127.0.0.1:{port}"}
+    environment |= {"CANDOR_AUTOTUNE": "false", "CANDOR_DEVICE": "cpu"}
     return environment | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}

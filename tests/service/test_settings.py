@@ -95,6 +95,8 @@ def test_unknown_variables_are_told_with_the_nearest_that_exists() -> None:
         "CANDOR_PORT": "1",
         "CANDOR_MAX_PERCENTIL": "1",
         "CANDOR_XYZZY_Q": "1",
+        "CANDOR_SERVER": "http://127.0.0.1:8000",
+        "CANDOR_KEY": "of a client",
         "PATH": "",
     }
 
