@@ -6,20 +6,19 @@ where any of it fails, all that was opened is closed again.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from models.bundle import Bundle, BundleError, load_bundle
-from models.hub import Located, locate
+from service.discovery import Found, find_bundles
 from service.evidence import Grouping
 from service.gallery import open_gallery
-from service.gallery.base import Gallery, GalleryError
+from service.gallery.base import Gallery
 from service.generation import Generation, Kept, Services
-from service.naming import read_bundles, read_galleries
 from service.pipeline import Pipeline
-from service.places import GalleryPlace, place_of, shared_places
+from service.places import GalleryPlace
 from service.policies.desk import Policies
 from service.policies.store import PolicyStore
 from service.session import Session, open_session
@@ -68,7 +67,7 @@ class Loader:
             opened.pop_all()
         return Generation(served)
 
-    async def _open(self, found: "Found") -> Services:
+    async def _open(self, found: Found) -> Services:
         settings, bundle, metrics = self.settings, found.bundle, self.metrics.of(found.name)
         session = await asyncio.to_thread(self.openers.session, bundle, settings)
         if (await asyncio.to_thread(load_bundle, bundle.path)).manifest != bundle.manifest:
@@ -107,43 +106,6 @@ class Loader:
         return Kept(place, gallery, policies)
 
 
-@dataclass(frozen=True)
-class Found:
-    """A bundle that the settings name, by the name it is served under, and where its gallery is to be."""
-
-    name: str
-    located: Located
-    bundle: Bundle
-    place: GalleryPlace | None
-
-
-def find_bundles(settings: Settings) -> list[Found]:
-    """Every bundle that the settings name, read and verified, the default one first; blocks.
-
-    Raises:
-        BundleError: for one that cannot be had or served, and for names that contradict each other.
-        GalleryError: where two would share a gallery.
-    """
-    named = read_bundles(settings.bundle)
-    found = [find_bundle(settings, name, where, default=not i) for i, (name, where) in enumerate(named)]
-    check_together(found, settings)
-    return found
-
-
-def find_bundle(settings: Settings, name: str | None, where: str, *, default: bool) -> Found:
-    """One of them; errors as `find_bundles`."""
-    located = locate(where)
-    bundle = load_bundle(located.folder)
-    called = name or bundle.manifest.name
-    return Found(called, located, bundle, place_of(settings, called, bundle.hash, default=default))
-
-
-def check_together(found: Sequence[Found], settings: Settings) -> None:
-    """Return if all of them can be served by one server; errors as `find_bundles`."""
-    _check_names([each.name for each in found], settings)
-    _check_places({each.name: each.place for each in found if each.place is not None})
-
-
 def log_loaded(services: Services) -> None:
     """Say what was loaded, and how it was tuned."""
     session, tuning, hub = services.session, services.session.tuning, services.located.hub
@@ -168,22 +130,3 @@ def _unchanged(before: Generation | None, found: Found) -> Services | None:
     if served is None or served.located != found.located or served.bundle.manifest != found.bundle.manifest:
         return None
     return served if (served.kept.place if served.kept else None) == found.place else None
-
-
-def _check_names(names: list[str], settings: Settings) -> None:
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise BundleError(
-            f"two bundles are called {min(twice)!r}: give each a name of its own with CANDOR_BUNDLE=NAME=WHERE,..."
-        )
-    if strangers := {name for name in read_galleries(settings.gallery) if name is not None} - set(names):
-        raise BundleError(
-            f"CANDOR_GALLERY has a gallery for {min(strangers)!r}, and the bundles are {', '.join(map(repr, names))}"
-        )
-
-
-def _check_places(places: dict[str, GalleryPlace]) -> None:
-    if both := shared_places(places):
-        raise GalleryError(
-            f"bundles {both[0]!r} and {both[1]!r} would share a gallery: put {{bundle}} into CANDOR_GALLERY (or, with "
-            "PostgreSQL, into CANDOR_GALLERY_TABLE), or name a place for each"
-        )

@@ -27,7 +27,7 @@ class Succession:
 
     def leave(self, generation: Generation | None) -> None:
         """A request that entered under a generation has been answered."""
-        if generation is not None:
+        if generation is not None and generation in self._users:  # not so for one that was cut off at the end
             self._users[generation] -= 1
             self._retire(generation)
 

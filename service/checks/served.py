@@ -7,8 +7,8 @@ from service.checks.findings import Finding, Kind, attempted
 from service.checks.gallery import examine as examine_gallery
 from service.checks.graph import examine as examine_graph
 from service.checks.situation import Situation
+from service.discovery import Found, check_together, find_bundle
 from service.gallery.base import GalleryError
-from service.loading import Found, check_together, find_bundle
 from service.naming import read_bundles
 from service.settings import Settings
 

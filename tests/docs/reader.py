@@ -55,8 +55,10 @@ def prepare(folder: Path, repository: Path) -> None:
         (folder / f"{name}.jpg").write_bytes(encode(image, "JPEG", quality=90))
     write_folder(folder / "photos", *pictures(16, seed=1))
     write_folder(folder / "queries", *pictures(60, seed=2, faintest=0.0))
-    rows = [f"{path.relative_to(folder)},{path.parent.name}" for path in sorted((folder / "queries").rglob("*.png"))]
-    (folder / "queries.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    for name in ("photos", "queries"):
+        paths = sorted((folder / name).rglob("*.png"))
+        rows = [f"{path.relative_to(folder)},{path.parent.name}" for path in paths]
+        (folder / f"{name}.csv").write_text("\n".join(["path,label", *rows]) + "\n")
     assert {path.name for path in (folder / "photos").iterdir()} == set(CLASSES)
 
 

@@ -1,6 +1,7 @@
 """Hot reload of real servers: nothing dropped, nothing mixed, nothing changed by one that fails."""
 
 import gc
+import itertools
 import json
 import signal
 import threading
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from models.bundle import load_bundle
 from models.preprocess import preprocess
+from service.session import Session
 from tests.service.bundle_factory import expected, make_bundle
 from tests.service.conftest import Start
 from tests.service.images import picture, png
@@ -301,6 +303,24 @@ async def test_the_session_of_what_is_served_no_more_is_freed(start: Start, vers
             gc.enable()
         after = (await running.client.post("/embed", content=png(1), headers=PNG)).json()
         assert after["bundle_hash"] == versions.hashes["two"]
+
+
+async def test_a_bundle_that_changes_while_it_is_loaded_is_refused(start: Start, versions: Versions) -> None:
+    manifest, opened = versions.folders["two"] / "bundle.json", itertools.count()
+
+    def open_(session: Session) -> Session:
+        changed = json.loads(manifest.read_text()) | {"created": str(next(opened))}
+        replace(manifest, json.dumps(changed))
+        return session
+
+    async with start(open_, bundle=versions.link) as running:
+        versions.turn("two")
+        answer = await running.client.post("/admin/reload")
+        model = (await running.client.get("/model")).json()
+
+    assert (answer.status_code, answer.json()["type"]) == (409, "reload_failed")
+    assert "was changed while it was loaded" in answer.json()["detail"]
+    assert model["bundle_hash"] == versions.hashes["one"]
 
 
 async def test_a_server_that_still_loads_does_not_reload(start: Start) -> None:
