@@ -66,7 +66,7 @@ LABEL org.opencontainers.image.title="candor" \
     org.opencontainers.image.description="Image embeddings that say when they are unsure" \
     org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=tools --chown=10001:10001 /skeleton/ /
-ENV PATH=/opt/candor/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 HOME=/tmp ORT_DISABLE_TELEMETRY=1 \
+ENV PATH=/opt/candor/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 HOME=/tmp ORT_DISABLE_TELEMETRY=1 HF_HUB_DISABLE_XET=1 \
     CANDOR_HOST=0.0.0.0 CANDOR_PORT=8000 CANDOR_GALLERY=/data/gallery
 VOLUME /data/gallery
 EXPOSE 8000

@@ -118,6 +118,7 @@ requirements: | $(UV) ## Compile requirements/*.txt from pyproject.toml (UPGRADE
 	$(COMPILE) --group build --output-file requirements/build.txt
 	$(COMPILE) pyproject.toml --extra cpu --extra postgresql --extra milvus --extra otel --extra train --group dev --output-file requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra cpu --extra postgresql --extra milvus --extra otel --output-file requirements/serve-cpu.txt
+	@cp requirements/serve-cpu.txt requirements/image-cpu.txt # what is compiled anew keeps the versions that are there
 	$(COMPILE) pyproject.toml --extra cpu --extra postgresql --extra otel --output-file requirements/image-cpu.txt
 	$(COMPILE) pyproject.toml --extra gpu --extra postgresql --extra milvus --extra otel --output-file requirements/serve-gpu.txt
 	$(COMPILE) pyproject.toml --extra cpu --extra train --output-file requirements/train.txt

@@ -180,7 +180,10 @@ def make_metrics() -> Metrics:
         ),
         queue=_gauge("candor_queue_images", "Images accepted and not yet answered.", "livesum", registry, ["bundle"]),
         queue_limit=_gauge(
-            "candor_queue_limit_images", "Images that may be so before requests are answered 429.", "livesum", registry
+            "candor_queue_limit_images",
+            "Images that each bundle's queue may hold before requests are answered 429.",
+            "livesum",
+            registry,
         ),
         images=Counter(
             "candor_images",

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 UNUSED = (
+    "hf_xet",  # a faster way to download a model; without it huggingface_hub speaks plain HTTP
+    "hf_xet-*.dist-info",
     "numpy/f2py",  # compiles Fortran
     "onnxruntime/capi/libonnxruntime.so.*",  # for programs in C; Python's module has the runtime inside
     "onnxruntime/quantization",  # these three make and convert models
@@ -26,10 +28,20 @@ UNUSED = (
     "pyarrow/includes",
     "pyarrow/src",
     "pyarrow/*.p[xy]*[xid]",
+    "watchfiles",  # for uvicorn's --reload, which candor does not offer
+    "watchfiles-*.dist-info",
     "**/tests",
+    "**/*.pyi",  # for type checkers
 )
-# Wheels that ship what only a debugger reads.
-SYMBOLS = ("PIL/*.so", "asyncpg/**/*.so", "httptools/**/*.so", "pyarrow/*.so*", "uvloop/*.so", "yaml/*.so")
+# Wheels that ship what only a debugger reads; libraries that a wheel was mended with (numpy.libs) would break.
+SYMBOLS = (
+    "PIL/*.so",
+    "asyncpg/**/*.so",
+    "httptools/**/*.so",
+    "pyarrow/*.so*",
+    "uvloop/*.so",
+    "yaml/*.so",
+)
 
 
 def main() -> None:

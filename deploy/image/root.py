@@ -17,7 +17,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 DATA = ("/etc/ssl/certs/ca-certificates.crt",)
-NOT_SERVED = ("ensurepip", "idlelib", "lib2to3", "pydoc_data", "test", "tkinter", "turtledemo", "site-packages")
+NOT_SERVED = (
+    "_test*",
+    "_tkinter.*",
+    "distutils",
+    "ensurepip",
+    "idlelib",
+    "lib2to3",
+    "pydoc_data",
+    "test",
+    "tkinter",
+    "turtledemo",
+    "site-packages",
+)
 PASSWD = "root:x:0:0:root:/root:/sbin/nologin\ncandor:x:10001:10001::/tmp:/sbin/nologin\n"
 GROUP = "root:x:0:\ncandor:x:10001:\n"
 
@@ -28,7 +40,8 @@ def main() -> None:
     interpreter = Path(sys.executable).resolve()
     stdlib = Path(sysconfig.get_path("stdlib"))
     copy_python(interpreter, stdlib, root)
-    for library in libraries([interpreter, *stdlib.rglob("*.so"), *environment.rglob("*.so*")]):
+    modules = (root / stdlib.relative_to("/")).rglob("*.so")
+    for library in libraries([interpreter, *modules, *environment.rglob("*.so*")]):
         copy(library, root)
     for path in DATA:
         copy(Path(path), root)

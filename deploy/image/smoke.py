@@ -3,7 +3,7 @@
     podman run --rm --entrypoint python -v ./deploy/image:/smoke:ro candor:cpu /smoke/smoke.py
 
 What `prune.py` takes out is unused as long as this passes: every format is decoded, images are embedded, a gallery is
-filled, indexed, searched with filters, listed, exported and imported, and the clients of other engines are loaded.
+filled, indexed, searched with filters, listed, exported and imported, and what speaks to others is loaded.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,12 @@ CANDOR = (sys.executable, "-c", "import candor; candor.main()")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 INDEXED = 300
 DIMENSION = 16
-ENGINES = {"asyncpg": "service.gallery.postgresql.opening", "pymilvus": "service.gallery.milvus.opening"}
+CLIENTS = {
+    "asyncpg": "service.gallery.postgresql.opening",
+    "huggingface_hub": "huggingface_hub._snapshot_download",
+    "opentelemetry.sdk": "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "pymilvus": "service.gallery.milvus.opening",
+}
 
 
 def main() -> None:
@@ -46,10 +52,7 @@ def main() -> None:
             raise SystemExit("the server did not drain")
         move(gallery, Path(folder))
         asyncio.run(index(Path(folder) / "indexed"))
-    engines = [name for name in ENGINES if importlib.util.find_spec(name)]
-    for name in engines:
-        importlib.import_module(ENGINES[name])
-    print(f"ok: decode, embed, gallery, filters, export, import, index, and the clients {engines}")
+    print(f"ok: decode, embed, gallery, filters, export, import, index, and the clients {list(clients())}")
 
 
 def start(gallery: Path) -> tuple[subprocess.Popen[str], str]:
@@ -109,6 +112,14 @@ async def index(folder: Path) -> None:
     await table.create_index("embedding", config=HnswSq(distance_type="cosine"))
     found = await table.query().nearest_to(vectors[7]).distance_type("cosine").where("id >= 5").limit(3).to_arrow()
     assert found["id"].to_pylist()[0] == 7, found
+
+
+def clients() -> Iterator[str]:
+    """What is installed to speak to others, and can be loaded."""
+    for name, module in CLIENTS.items():
+        if importlib.util.find_spec(name.partition(".")[0]) and importlib.util.find_spec(name):
+            importlib.import_module(module)
+            yield name
 
 
 def ask(method: str, url: str, body: bytes | None = None, kind: str = "image/png") -> Any:
