@@ -32,6 +32,7 @@ from service.routes import (
     kserve_models,
     openai,
     openai_models,
+    page,
     policies,
     retrieve,
 )
@@ -40,7 +41,7 @@ from service.telemetry import Logger, make_metrics, stderr_logger
 from service.tracing import open_tracing
 
 REACH_AGAIN_S: Final = 2.0
-ROUTES: Final = (embed, retrieve, openai, gallery, policies, openai_models, kserve, kserve_models, health, admin)
+ROUTES: Final = (embed, retrieve, openai, gallery, policies, openai_models, kserve, kserve_models, health, admin, page)
 NO_FRAMEWORK_TELEMETRY: Final[Any] = {"tracing": False, "metrics": False, "logs": False}  # it tells paths and queries
 
 

@@ -185,6 +185,14 @@ class ReliabilityBody(_Answer):
     queries: int
 
 
+class SelectiveRiskBody(_Answer):
+    """What thresholds on one score come to: accepting up to each, the share accepted, and the share of those wrong."""
+
+    threshold: list[float]
+    coverage: list[float]
+    risk: list[float]
+
+
 class QualityBody(_Answer):
     """How good the score was on the certification queries."""
 
@@ -193,6 +201,9 @@ class QualityBody(_Answer):
     r_auroc: dict[str, float] | None = Field(description="Of the score and of each input by itself.")
     ece: float = Field(description="Expected calibration error of `p_correct`.")
     reliability: list[ReliabilityBody]
+    selective_risk: dict[str, SelectiveRiskBody] = Field(
+        description="By the score, and by the query's uncertainty alone; empty of a policy made by an older version."
+    )
 
 
 class DriftBody(_Answer):
@@ -304,6 +315,15 @@ class Deleted(_Answer):
     deleted: int
 
 
+class ReferenceBody(_Answer):
+    """The reference set, and evenly spaced quantiles of each score over it, which percentiles are read from."""
+
+    dataset: str
+    count: int
+    uncertainty: list[float]
+    novelty: list[float]
+
+
 class HubBody(_Answer):
     """Where on the hub a bundle comes from."""
 
@@ -322,7 +342,7 @@ class ModelBody(_Answer):
     backbone: str
     dimension: int
     preprocessing: dict[str, Any]
-    reference: dict[str, Any]
+    reference: ReferenceBody
     training: dict[str, Any]
     metrics: dict[str, Any]
     device: str

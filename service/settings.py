@@ -266,12 +266,12 @@ class Settings(BaseSettings):
     def _consistent(self) -> Self:
         if self.max_uncertainty is not None and self.max_percentile is not None:
             raise ValueError("CANDOR_MAX_UNCERTAINTY and CANDOR_MAX_PERCENTILE exclude each other: set one")
+        if self.gallery_password is not None and self.gallery_password_file is not None:
+            raise ValueError("CANDOR_GALLERY_PASSWORD and CANDOR_GALLERY_PASSWORD_FILE exclude each other: set one")
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("CANDOR_TLS_CERTIFICATE and CANDOR_TLS_KEY belong together: set both")
         if self.tls_certificate is None and (self.tls_client_ca or self.tls_key_password):
             raise ValueError("CANDOR_TLS_CLIENT_CA and CANDOR_TLS_KEY_PASSWORD need CANDOR_TLS_CERTIFICATE")
-        if self.gallery_password is not None and self.gallery_password_file is not None:
-            raise ValueError("CANDOR_GALLERY_PASSWORD and CANDOR_GALLERY_PASSWORD_FILE exclude each other: set one")
         if self.max_images_per_request > self.queue_images:
             raise ValueError(
                 f"CANDOR_MAX_IMAGES_PER_REQUEST ({self.max_images_per_request}) must not be above "
@@ -299,15 +299,15 @@ class Settings(BaseSettings):
         )
 
     @property
-    def scheme(self) -> Literal["http", "https"]:
-        """What clients write before the address."""
-        return "https" if self.tls_certificate else "http"
-
-    @property
     def _password(self) -> str | None:
         if self.gallery_password_file is not None:
             return self.gallery_password_file.read_text().strip()
         return self.gallery_password.get_secret_value() if self.gallery_password else None
+
+    @property
+    def scheme(self) -> Literal["http", "https"]:
+        """What clients write before the address."""
+        return "https" if self.tls_certificate else "http"
 
     @property
     def queue_per_worker(self) -> int:

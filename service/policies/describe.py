@@ -1,6 +1,7 @@
 """What is said of a policy, over HTTP."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from service.policies.desk import Standing
@@ -37,6 +38,7 @@ def as_dict(
                     policy.quality.predicted, policy.quality.observed, policy.quality.count, strict=True
                 )
             ],
+            "selective_risk": {name: asdict(curve) for name, curve in policy.quality.selective_risk.items()},
         },
         "drift": {
             name: {

@@ -7,18 +7,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.evidence import Grouping
-from service.policies.policy import Policy, Quality, columns_of
+from service.policies.policy import Policy, Quality, SelectiveRisk, columns_of
 from service.policies.promise import Certified, Labelled, Target
 from service.policies.state import GalleryState
 from uncertainty.certification import certify_bounded_loss, certify_threshold, one_of_each
 from uncertainty.confidence import INPUTS, RISING, MatchConfidence, fit_match_confidence
 from uncertainty.conformal import AdaptiveK, fit_adaptive_k
 from uncertainty.drift import Reference, reference_of
-from uncertainty.metrics import r_auroc
+from uncertainty.metrics import r_auroc, selective_risk
 from uncertainty.probability import Probability, fit_probability, reliability
 
 GRID: Final = 100  # thresholds tried: quantiles of the score over the development queries
 WATCHED: Final = ("score", "uncertainty", "top_score", "margin")  # whose drift is watched
+CURVE: Final = 100  # points of a curve of selective risk, evenly spaced in coverage
 LEAST_DEVELOPMENT: Final = 50
 LEAST_CERTIFICATION: Final = 50
 
@@ -131,4 +132,20 @@ def _quality(
         predicted=tuple(curve.predicted.tolist()),
         observed=tuple(curve.observed.tolist()),
         count=tuple(curve.count.tolist()),
+        selective_risk=_selective_risks(score, columns, correct),
     )
+
+
+def _selective_risks(
+    score: NDArray[np.float64], columns: Mapping[str, NDArray[np.float64]], correct: NDArray[np.bool_]
+) -> dict[str, SelectiveRisk]:
+    scores = {"score": score} | {name: columns[name] for name in ("uncertainty",) if name in columns}
+    return {name: _selective_risk(values, correct) for name, values in scores.items()}
+
+
+def _selective_risk(score: NDArray[np.float64], correct: NDArray[np.bool_]) -> SelectiveRisk:
+    """The curve of selective risk at `CURVE` of its points at most, the last of them always."""
+    curve = selective_risk(score, 1.0 - correct)
+    places = np.unique(np.searchsorted(curve.coverage, np.arange(1, CURVE + 1) / CURVE - 1e-9))
+    columns = (curve.threshold, curve.coverage, curve.risk)
+    return SelectiveRisk(*(tuple(column[places].tolist()) for column in columns))

@@ -1,7 +1,7 @@
 """A policy: how a match's confidence is computed, what is promised of it, and what that was certified against."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import numpy as np
@@ -27,11 +27,24 @@ REASONS: Final[Mapping[str, Reason]] = {
 
 
 @dataclass(frozen=True)
+class SelectiveRisk:
+    """Accepting up to `threshold` accepts the share `coverage` of the queries, and of these `risk` have a wrong match.
+
+    All (t,), thresholds ascending.
+    """
+
+    threshold: tuple[float, ...]
+    coverage: tuple[float, ...]
+    risk: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Quality:
     """How good the score and the probability are on the certification queries.
 
     `base_risk` is the share of wrong matches among all; `r_auroc` of the score and of each of its inputs, None where
-    one outcome is missing; `predicted` and `observed` are the reliability curve, `ece` its expected calibration error.
+    one outcome is missing; `predicted` and `observed` are the reliability curve, `ece` its expected calibration error;
+    `selective_risk` by the score, and by the query's uncertainty alone where that is known.
     """
 
     queries: int
@@ -41,6 +54,7 @@ class Quality:
     predicted: tuple[float, ...]
     observed: tuple[float, ...]
     count: tuple[int, ...]
+    selective_risk: dict[str, SelectiveRisk] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

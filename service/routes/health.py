@@ -94,7 +94,7 @@ def _model(services: Services) -> dict[str, Any]:
         "backbone": manifest.backbone.name,
         "dimension": manifest.dimension,
         "preprocessing": manifest.preprocessing.model_dump(),
-        "reference": {"dataset": manifest.reference.dataset, "count": manifest.reference.count},
+        "reference": manifest.reference.model_dump(),
         "training": manifest.training.model_dump(),
         "metrics": manifest.metrics,
         "device": services.session.device.value,

@@ -46,12 +46,6 @@ def test_passwords_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "correct-horse" not in repr(read_settings({}))
 
 
-def test_origins_are_joined_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CANDOR_ALLOWED_ORIGINS", "https://A.example, http://b.example:8080,")
-
-    assert read_settings({}).allowed_origins == {"https://a.example", "http://b.example:8080"}
-
-
 def test_a_password_comes_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "password"
     file.write_text("correct-horse\n")
@@ -69,6 +63,12 @@ def test_a_password_comes_from_a_file(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("CANDOR_GALLERY_PASSWORD", "battery-staple")
     with pytest.raises(SettingsError, match="exclude each other"):
         read_settings({})
+
+
+def test_origins_are_joined_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANDOR_ALLOWED_ORIGINS", "https://A.example, http://b.example:8080,")
+
+    assert read_settings({}).allowed_origins == {"https://a.example", "http://b.example:8080"}
 
 
 @pytest.mark.parametrize(

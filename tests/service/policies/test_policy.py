@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -50,6 +51,26 @@ def test_the_score_beats_each_of_its_inputs() -> None:
     ranked = policy().quality.r_auroc
     assert ranked is not None
     assert ranked["score"] >= max(value for name, value in ranked.items() if name != "score")
+
+
+def test_selective_risk_is_that_of_the_queries_up_to_each_threshold() -> None:
+    curves = policy().quality.selective_risk
+    queries = labelled(1500, 1)
+    uncertainty = np.array([query.evidence["uncertainty"] for query in queries])
+    wrong = np.array([not query.correct for query in queries])
+    assert set(curves) == {"score", "uncertainty"}
+    assert len(curves["uncertainty"].threshold) == 100
+    assert curves["uncertainty"].coverage[-1] == 1.0
+    for threshold, coverage, risk in zip(*vars(curves["uncertainty"]).values(), strict=True):
+        assert coverage == pytest.approx(np.mean(uncertainty <= threshold))
+        assert risk == pytest.approx(np.mean(wrong[uncertainty <= threshold]))
+    assert curves["score"].risk[50] < curves["uncertainty"].risk[50]
+
+
+def test_a_policy_kept_by_an_older_version_is_read_without_curves() -> None:
+    document = json.loads(POLICY.dump_json(policy()))
+    del document["quality"]["selective_risk"]
+    assert POLICY.validate_json(json.dumps(document)).quality.selective_risk == {}
 
 
 def test_a_policy_survives_being_written_and_read() -> None:
