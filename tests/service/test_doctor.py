@@ -242,11 +242,12 @@ def test_a_tuning_that_is_kept_is_told_apart_from_one_to_be_measured(bundle_path
     cache = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "CANDOR_AUTOTUNE": "true"}
     before = examine(*options, cwd=tmp_path, **cache)
     with serving(bundle_path, tmp_path / "gallery", **cache) as server:
-        ready = server.event("ready")
+        server.event("ready")
+        loaded = server.event("bundle loaded")
     after = examine(*options, cwd=tmp_path, **cache)
 
     assert "CANDOR_MAX_BATCH" in before.one("tuning_due")["advice"]
-    assert f"batches of {ready['max_batch']}" in after.one("tuning_settled")["found"]
+    assert f"batches of {loaded['max_batch']}" in after.one("tuning_settled")["found"]
 
 
 def test_more_workers_than_cores_are_warned_of(bundle_path: Path, tmp_path: Path) -> None:
