@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.augment import Augmentation, view
-from models.datasets import Dataset, limited_index, open_dataset, select
+from models.dataset import Dataset, limited_index, select
+from models.datasets import open_dataset
 from models.heads import embed
 from models.representations import Representations
 from scripts import evaluate
