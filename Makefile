@@ -16,10 +16,13 @@ LIMIT ?=
 DATA ?= ../shared/data
 OUT ?= runs/$(if $(EPOCHS)$(LIMIT),small,default)
 RUNTIME := $(if $(GPU),gpu,cpu)
+ENGINE ?= docker
+IMAGE_FORMAT := $(if $(findstring podman,$(ENGINE)),--format docker) # or the image's health check is left out
+COMPOSE ?= docker compose
 SERVE := .venv/serve$(if $(GPU),-gpu)
 DEV := .venv/dev
 
-.PHONY: help serve test engines check format reproduce bench requirements image clean
+.PHONY: help serve test engines check format openapi fuzz reproduce bench requirements image sbom tour clean
 
 help: ## List what make can do
 	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -48,6 +51,13 @@ format: $(DEV)/.ready ## Rewrite the code in the format that check asks for
 	@$(DEV)/bin/ruff check --fix .
 	@$(DEV)/bin/ruff format .
 
+openapi: $(DEV)/.ready ## Write openapi.json, the description of the HTTP API
+	@$(DEV)/bin/python -m service.document openapi.json
+
+fuzz: $(DEV)/.ready ## Ask a server what its description allows and forbids (ARGS="--examples 500 --seed 1")
+	@echo "==> tests.service.protocols.fuzz $(ARGS)"
+	@$(DEV)/bin/python -m tests.service.protocols.fuzz $(ARGS)
+
 reproduce: $(DEV)/.ready ## Train, evaluate and export a bundle from images (DATA, OUT, EPOCHS, LIMIT)
 	@echo "==> candor reproduce: $(DATA) -> $(OUT)"
 	@$(DEV)/bin/candor reproduce --data $(DATA) --out $(OUT) \
@@ -57,8 +67,16 @@ bench: $(DEV)/.ready ## Measure the server beside a bare loop of decode and infe
 	@echo "==> benchmarks.serving: $(DATA) $(ARGS)"
 	@$(DEV)/bin/python -m benchmarks.serving --data $(DATA) $(ARGS)
 
-image: ## Build the container image (GPU=1 for the CUDA one; ENGINE=podman)
-	$(or $(ENGINE),docker) build --target $(RUNTIME) --tag candor:$(RUNTIME) .
+image: ## Build the container image (GPU=1 for CUDA, RUNTIME=milvus; ENGINE=podman)
+	$(ENGINE) build $(IMAGE_FORMAT) --build-arg RUNTIME=$(RUNTIME) --tag candor:$(RUNTIME) .
+
+sbom: .venv/sbom/.ready ## Write what the CPU image is made of as CycloneDX to build/sbom.json
+	@mkdir -p build
+	@.venv/sbom/bin/cyclonedx-py requirements --output-reproducible --output-file build/sbom.json requirements/image-cpu.txt
+	@echo "==> build/sbom.json"
+
+tour: $(DEV)/.ready ## Start the stack of compose, use it, break it, restart it (COMPOSE=podman-compose, ARGS)
+	@$(DEV)/bin/python -m tests.deploy.tour --compose "$(COMPOSE)" $(ARGS)
 
 clean: ## Remove environments and caches, never data or bundles
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -75,11 +93,13 @@ clean: ## Remove environments and caches, never data or bundles
 .venv/serve-gpu/.ready: requirements/serve-gpu.txt
 .venv/dev/.ready: requirements/dev.txt
 
-# A server for tests, which shares nothing with candor.
-.venv/milvus/.ready: requirements/milvus-server.txt requirements/build.txt | $(UV)
-	@echo "==> Making the environment .venv/milvus"
-	@$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv/milvus
-	@$(UV) pip sync --quiet --python .venv/milvus --require-hashes requirements/milvus-server.txt
+# Tools that share nothing with candor: a server for tests, and what writes the list of parts.
+.venv/milvus/.ready: requirements/milvus-server.txt
+.venv/sbom/.ready: requirements/sbom.txt
+.venv/milvus/.ready .venv/sbom/.ready: requirements/build.txt | $(UV)
+	@echo "==> Making the environment $(@D)"
+	@$(UV) venv --quiet --allow-existing --python $(PYTHON) $(@D)
+	@$(UV) pip sync --quiet --python $(@D) --require-hashes $(filter-out %/build.txt,$^)
 	@touch $@
 
 .venv/%/.ready: pyproject.toml requirements/build.txt | $(UV)
@@ -96,8 +116,10 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --fork-str
 
 requirements: | $(UV) ## Compile requirements/*.txt from pyproject.toml (UPGRADE=1 moves every pin)
 	$(COMPILE) --group build --output-file requirements/build.txt
-	$(COMPILE) pyproject.toml --extra cpu --extra postgresql --extra milvus --extra train --group dev --output-file requirements/dev.txt
-	$(COMPILE) pyproject.toml --extra cpu --extra postgresql --extra milvus --output-file requirements/serve-cpu.txt
-	$(COMPILE) pyproject.toml --extra gpu --extra postgresql --extra milvus --output-file requirements/serve-gpu.txt
+	$(COMPILE) pyproject.toml --extra cpu --extra postgresql --extra milvus --extra otel --extra train --group dev --output-file requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra cpu --extra postgresql --extra milvus --extra otel --output-file requirements/serve-cpu.txt
+	$(COMPILE) pyproject.toml --extra cpu --extra postgresql --extra otel --output-file requirements/image-cpu.txt
+	$(COMPILE) pyproject.toml --extra gpu --extra postgresql --extra milvus --extra otel --output-file requirements/serve-gpu.txt
 	$(COMPILE) pyproject.toml --extra cpu --extra train --output-file requirements/train.txt
+	$(COMPILE) --group sbom --output-file requirements/sbom.txt
 	$(COMPILE) --group milvus-server --output-file requirements/milvus-server.txt

@@ -1,14 +1,72 @@
-"""The console command `candor`: the server, and each offline stage as a subcommand."""
+"""The client to a running server, and the console command `candor`: the server, and each stage as a subcommand."""
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from models.errors import UserError
+
+if TYPE_CHECKING:
+    from scripts.client import (
+        ApiError,
+        AsyncClient,
+        Client,
+        Embedded,
+        Feedback,
+        GalleryInfo,
+        Item,
+        Labelled,
+        Match,
+        Model,
+        Models,
+        NewItem,
+        Policy,
+        Retrieval,
+        ServerError,
+        Stored,
+        Target,
+        Unintelligible,
+        Unreachable,
+        Unreadable,
+        Untrusted,
+    )
+
+__all__ = [
+    "ApiError",
+    "AsyncClient",
+    "Client",
+    "Embedded",
+    "Feedback",
+    "GalleryInfo",
+    "Item",
+    "Labelled",
+    "Match",
+    "Model",
+    "Models",
+    "NewItem",
+    "Policy",
+    "Retrieval",
+    "ServerError",
+    "Stored",
+    "Target",
+    "Unintelligible",
+    "Unreachable",
+    "Unreadable",
+    "Untrusted",
+]
+
+if not TYPE_CHECKING:  # or any name at all would do
+
+    def __getattr__(name: str) -> Any:
+        """The client, imported once it is asked for: the commands do without."""
+        if name not in __all__:
+            raise AttributeError(f"module 'candor' has no attribute {name!r}")
+        return getattr(importlib.import_module("scripts.client"), name)
 
 
 @dataclass(frozen=True)
@@ -22,6 +80,7 @@ class Command:
 
 COMMANDS: Final = (
     Command("serve", "service.main", "serve a bundle over HTTP"),
+    Command("doctor", "service.doctor", "examine what a server would find here, and say what to do"),
     Command("train-backbone", "scripts.train_backbone", "train a timm backbone on labelled images"),
     Command("import-backbone", "scripts.import_backbone", "take a timm model as it is, with weights made elsewhere"),
     Command("import-pvu", "scripts.import_pvu", "make a bundle of a published PVU checkpoint"),
@@ -31,12 +90,20 @@ COMMANDS: Final = (
     Command("calibrate", "scripts.calibrate", "compute reference percentiles and novelty statistics"),
     Command("export", "scripts.export", "write backbone, head and calibration as one bundle"),
     Command("lower-precision", "scripts.lower_precision", "make a faster bundle of one, if it says the same"),
+    Command("keys add", "service.keys_add", "make an API key for a server"),
+    Command("keys list", "service.keys_list", "tell the API keys of a file and what they are for"),
+    Command("keys remove", "service.keys_remove", "take an API key back"),
     Command("certify", "scripts.certify", "certify a running server's retrieval with labelled queries"),
-    Command("gallery add", "scripts.gallery_add", "put a folder of images into a running server's gallery"),
+    Command("embed", "scripts.embed", "embed images through a running server, into a file"),
+    Command("search", "scripts.search", "find the nearest items of a running server's gallery"),
+    Command("index", "scripts.index", "put a folder of images into a running server's gallery"),
     Command(
         "gallery export", "service.gallery_export", "write a gallery into a folder, for another engine or a backup"
     ),
     Command("gallery import", "service.gallery_import", "fill a gallery of any engine from such a folder"),
+    Command("bundle show", "service.bundle_show", "tell what a bundle is: of a folder or of the hub"),
+    Command("bundle verify", "service.bundle_verify", "check that a bundle is whole and does what its manifest says"),
+    Command("bundle push", "service.bundle_push", "verify a bundle and upload it to the hub, with a model card"),
     Command("fit", "scripts.fit", "from a folder of your images to a bundle, in one command"),
     Command(
         "bench-uncertainty", "scripts.bench_uncertainty", "compare all methods of uncertainty, with tables and plots"
@@ -95,6 +162,7 @@ def words(arguments: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `candor COMMAND ...`."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reports to its maker as soon as it is imported
     arguments = list(sys.argv[1:] if argv is None else argv)
     count = words(arguments)
     named = " ".join(arguments[:count])

@@ -82,7 +82,7 @@ def bare_single(settings: Settings, photos: Sequence[Path], seconds: float) -> t
 
 
 def _open(settings: Settings, photos: Sequence[Path]) -> tuple[Bundle, OnnxSession, list[bytes]]:
-    bundle = load_bundle(settings.bundle)
+    bundle = load_bundle(Path(settings.bundle))
     return bundle, open_session(bundle, settings), [photo.read_bytes() for photo in photos]
 
 
@@ -158,7 +158,7 @@ class _Shared(Iterator[bytes]):
 
 def describe_session(settings: Settings) -> dict[str, Any]:
     """The settings that decide speed, as they come out on this machine."""
-    session = open_session(load_bundle(settings.bundle), settings)
+    session = open_session(load_bundle(Path(settings.bundle)), settings)
     return {
         "device": session.device.value,
         "workers": settings.workers,

@@ -87,7 +87,8 @@ def tail(log: Path) -> str:
 def images_answered(server: Server) -> int:
     """How many images candor itself says it has embedded."""
     lines = _get(server.url, "/metrics")[1].splitlines()
-    return sum(int(float(line.split()[-1])) for line in lines if line.startswith('candor_images_total{outcome="ok"}'))
+    counts = [line.split()[-1] for line in lines if line.startswith("candor_images_total{") and 'outcome="ok"' in line]
+    return sum(int(float(count)) for count in counts)
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> str:

@@ -74,7 +74,7 @@ def run(bundle_path: Path, photos: Sequence[Path], plan: Plan) -> dict[str, Any]
     """
     bundle = load_bundle(bundle_path)
     with tempfile.TemporaryDirectory(prefix="candor-bench-") as folder:
-        overrides = {"bundle": bundle_path.resolve(), "gallery": f"{folder}/gallery", "api_key": None}
+        overrides = {"bundle": bundle_path.resolve(), "gallery": f"{folder}/gallery", "api_keys": None}
         settings = read_settings(overrides)
         with serving(overrides, Path(folder)) as server, worker() as client, worker() as bare:
             seconds = min(plan.seconds, WARM_UP_S)

@@ -26,17 +26,9 @@ import matplotlib
 from matplotlib import pyplot as plt
 
 from models.errors import UserError
-from scripts.client import Server
+from scripts.client import Client, Labelled, Target
+from scripts.client.arguments import add_server_arguments, connect
 from scripts.ingest.images import IMAGES
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is to be promised, as `POST /policies` takes it."""
-
-    alpha: float
-    delta: float
-    k: int | str = 1
 
 
 @dataclass(frozen=True)
@@ -67,20 +59,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = _arguments().parse_args(argv)
     queries = read_queries(options.queries)
     options.out.mkdir(parents=True, exist_ok=True)
-    with Server(options.server, options.api_key) as server:
+    with connect(options) as client:
         limit = max(options.depth if target.k == "adaptive" else target.k for target in options.target)
-        asked = list(ask_all(server, queries, options.label_field, limit, options.concurrency))
+        asked = list(ask_all(client, queries, options.label_field, limit, options.concurrency))
         (options.out / "evidence.jsonl").write_text("".join(json.dumps(asdict(each)) + "\n" for each in asked))
         development, certification = split(asked, options.development, options.seed)
         print(f"{len(asked)} queries: {len(development)} fit the score, {len(certification)} certify", file=sys.stderr)
-        policy = server.post(
-            "/policies",
-            {
-                "name": options.name,
-                "targets": [asdict(target) for target in options.target],
-                "development": [_labelled(each) for each in development],
-                "certification": [_labelled(each) for each in certification],
-            },
+        policy = asdict(
+            client.policies.create(
+                options.name,
+                options.target,
+                [_labelled(each) for each in development],
+                [_labelled(each) for each in certification],
+            )
         )
     (options.out / "policy.json").write_text(json.dumps(policy, indent=1) + "\n")
     (options.out / "report.md").write_text(as_markdown(policy))
@@ -103,24 +94,19 @@ def read_queries(place: Path) -> list[Query]:
 
 
 def ask_all(
-    server: Server, queries: Sequence[Query], label_field: str, limit: int, concurrency: int
+    client: Client, queries: Sequence[Query], label_field: str, limit: int, concurrency: int
 ) -> Iterator[Asked]:
     """Ask every query for `limit` matches, some queries at a time, in order."""
 
     def ask(query: Query) -> Asked:
-        answer = retrieve(server, query.path.read_bytes(), limit)
-        labels = [value_at(match["payload"], label_field) for match in answer["matches"]]
+        answer = client.retrieve(query.path, limit=limit, evidence=True)
+        labels = [value_at(match.payload, label_field) for match in answer.matches]
         relevant = [label is not None and str(label) == query.label for label in labels]
         relevant += [False] * (limit - len(relevant))  # a gallery of fewer items has no more
-        return Asked(str(query.path), query.label, query.group, answer["evidence"], relevant)
+        return Asked(str(query.path), query.label, query.group, answer.evidence, relevant)
 
     with ThreadPoolExecutor(concurrency) as threads:
         yield from threads.map(ask, queries)
-
-
-def retrieve(server: Server, image: bytes, limit: int) -> Any:
-    """The best matches of an image, and the evidence for the first."""
-    return server.ask("POST", f"/retrieve?limit={limit}&evidence=true", image, "application/octet-stream")
 
 
 def split(asked: Sequence[Asked], development: float, seed: int) -> tuple[list[Asked], list[Asked]]:
@@ -221,16 +207,14 @@ def _group(asked: Asked) -> str:
     return asked.group if asked.group is not None else f"\0{asked.path}"
 
 
-def _labelled(asked: Asked) -> dict[str, Any]:
-    return {"evidence": asked.evidence, "relevant": asked.relevant, "group": asked.group}
+def _labelled(asked: Asked) -> Labelled:
+    return Labelled(asked.evidence or {}, relevant=asked.relevant, group=asked.group)
 
 
 def _arguments() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         prog="candor certify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    arguments.add_argument("--server", required=True, help="URL of a running candor")
-    arguments.add_argument("--api-key", help="its API key, where it has one")
     arguments.add_argument("--queries", type=Path, required=True, help="a CSV (path, label, group) or a folder")
     arguments.add_argument("--name", required=True, help="of the policy")
     arguments.add_argument("--target", type=target, action="append", required=True, metavar="ALPHA:DELTA[:K]")
@@ -240,6 +224,7 @@ def _arguments() -> argparse.ArgumentParser:
     arguments.add_argument("--seed", type=int, default=0, help="of the split")
     arguments.add_argument("--concurrency", type=int, default=8, help="queries asked at a time")
     arguments.add_argument("--out", type=Path, required=True, help="folder to write to")
+    add_server_arguments(arguments)
     return arguments
 
 

@@ -118,11 +118,24 @@ class Run:
 def evaluate(
     run: Run, name: str, dataset: Dataset, crops: int, votes: NDArray[np.float64] | None, repetitions: int
 ) -> dict[str, Any]:
-    """Every figure of one data set; `votes` is (n, c) human votes by class."""
+    """Every figure of one data set; `votes` is (n, c) human votes by class.
+
+    Where all answers are right, or all wrong, there is nothing to rank: the figures of the scores are left out.
+    """
     features = run.represent(name, dataset)
-    scores = run.scores(features)
     neighbour, _ = nearest_neighbour(embed(run.head.module, features))
     correct = dataset.labels[neighbour] == dataset.labels
+    recall = cluster_bootstrap(lambda i: float(np.mean(correct[i])), dataset.labels, repetitions)
+    found: dict[str, Any] = {
+        "images": len(dataset),
+        "classes": len(dataset.classes),
+        "recall_at_1": metrics.recall_at_1(dataset.labels, neighbour),
+        "recall_at_1_interval": [recall.low, recall.high],
+        "scores": {},
+    }
+    if not 0 < correct.sum() < correct.size:
+        return found
+    scores = run.scores(features)
     table = {key: selective(score, correct, dataset.labels, repetitions) for key, score in scores.items()}
     for key, difference in _against_head(scores, correct, dataset.labels, repetitions).items():
         table[key]["head_minus_this_r_auroc"] = difference
@@ -134,14 +147,7 @@ def evaluate(
             table[key]["human_spearman"] = metrics.spearman(score, human)
     plot_risk_coverage(scores, HEAD, correct, run.out / f"{name}-risk-coverage.png", name)
     montage(dataset, scores[HEAD], run.out / f"{name}-montage.png")
-    recall = cluster_bootstrap(lambda i: float(np.mean(correct[i])), dataset.labels, repetitions)
-    return {
-        "images": len(dataset),
-        "classes": len(dataset.classes),
-        "recall_at_1": metrics.recall_at_1(dataset.labels, neighbour),
-        "recall_at_1_interval": [recall.low, recall.high],
-        "scores": table,
-    }
+    return {**found, "scores": table}
 
 
 def selective(
@@ -213,6 +219,8 @@ def _summary(name: str, found: Mapping[str, Any]) -> str:
             f"  {key:16s} R-AUROC {row['r_auroc']:.3f} [{low:.3f}, {high:.3f}]  AURC {row['aurc']:.3f}  "
             f"crop {row['crop_win_rate']:.3f}{human}"
         )
+    if not found["scores"]:
+        lines.append("  every answer is of one kind, right or wrong: there is nothing to rank")
     return "\n".join(lines)
 
 

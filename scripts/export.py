@@ -57,11 +57,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _figures(path: Path | None) -> dict[str, Any]:
-    """R@1 and the head's row of each data set in an evaluation's results.json."""
+    """R@1 and the head's row, where there was something to rank, of each data set in an evaluation's results.json."""
     if path is None:
         return {}
     data = json.loads(path.read_text())["data"]
-    return {name: {"recall_at_1": found["recall_at_1"], **found["scores"]["head"]} for name, found in data.items()}
+    return {
+        name: {"recall_at_1": found["recall_at_1"], **found["scores"].get("head", {})} for name, found in data.items()
+    }
 
 
 def _arguments() -> argparse.ArgumentParser:

@@ -4,15 +4,13 @@ import math
 import os
 from pathlib import Path
 
-CGROUP_ROOT = Path("/sys/fs/cgroup")
-CGROUP_OF_SELF = Path("/proc/self/cgroup")
+from service.cgroup import CGROUP_OF_SELF, CGROUP_ROOT, cgroup_folders, read_text
 
 
 def usable_cores(root: Path = CGROUP_ROOT, membership: Path = CGROUP_OF_SELF) -> int:
     """Cores of the affinity mask, or fewer where a cgroup (v1 or v2) grants less time than that; at least 1."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quotas = [quota for folder in _cgroup_folders(root, membership) if (quota := _quota(folder)) is not None]
-    return max(1, min([available, *map(math.ceil, quotas)]))
+    quota = cpu_quota(root, membership)
+    return affine_cores() if quota is None else max(1, min(affine_cores(), math.ceil(quota)))
 
 
 def cores_per_worker(workers: int) -> int:
@@ -20,31 +18,22 @@ def cores_per_worker(workers: int) -> int:
     return max(1, usable_cores() // workers)
 
 
-def _cgroup_folders(root: Path, membership: Path) -> list[Path]:
-    """Folders that may limit this process: its own group and every parent up to the root, v2 and v1."""
-    folders = [root, root / "cpu"]
-    for line in _read(membership).splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "" or "cpu" in controllers.split(","):
-            base = root / "cpu" if controllers else root
-            inside = base / path.lstrip("/")
-            folders += [folder for folder in (inside, *inside.parents) if folder.is_relative_to(base)]
-    return folders
+def affine_cores() -> int:
+    """Cores that the system may run this process on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_quota(root: Path = CGROUP_ROOT, membership: Path = CGROUP_OF_SELF) -> float | None:
+    """Cores granted by the tightest cgroup; None where there is no limit."""
+    folders = cgroup_folders("cpu", root, membership)
+    return min((quota for folder in folders if (quota := _quota(folder)) is not None), default=None)
 
 
 def _quota(folder: Path) -> float | None:
     """Cores granted by one folder: `cpu.max` of v2, `cpu.cfs_quota_us` over `cpu.cfs_period_us` of v1."""
-    quota, _, period = _read(folder / "cpu.max").strip().partition(" ")
+    quota, _, period = read_text(folder / "cpu.max").strip().partition(" ")
     if not quota:
-        quota, period = _read(folder / "cpu.cfs_quota_us").strip(), _read(folder / "cpu.cfs_period_us").strip()
+        quota, period = (read_text(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
     if not (quota.isdigit() and period.isdigit() and int(period)):
         return None
     return int(quota) / int(period)
-
-
-def _read(path: Path) -> str:
-    """The text of a file, or nothing where it cannot be read."""
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

@@ -31,9 +31,10 @@ PHOTO_SIZE: Final = (500, 375)  # of the photo whose decoding is timed
 
 @dataclass(frozen=True)
 class Decoded:
-    """Pixels ready for the graph, (H, W, 3), and the seconds that decoding took."""
+    """Pixels ready for the graph, (H, W, 3), when decoding began, and the seconds that it took."""
 
     pixels: NDArray[np.uint8]
+    started: float
     seconds: float
 
 
@@ -65,7 +66,7 @@ def decode_source(source: Source, prepare: Prepare) -> Decoded:
     """
     started = time.perf_counter()
     pixels = prepare(from_text(source) if isinstance(source, str) else source)
-    return Decoded(pixels, time.perf_counter() - started)
+    return Decoded(pixels, started, time.perf_counter() - started)
 
 
 def from_text(text: str) -> bytes:

@@ -1,19 +1,18 @@
-"""Every way a request can fail: one typed tree, rendered once as RFC 9457 `application/problem+json`."""
+"""Every way a request can fail: one typed tree, which `rendering.py` alone turns into bytes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from models.images import ImageError
 from service.gallery.base import FilterError, GalleryError, GalleryUnavailable, NoRoom
 
-PROBLEM_JSON = "application/problem+json"
 GALLERY_RETRY_S = 2.0
 
 
@@ -101,6 +100,14 @@ class Unauthorized(Problem):
     title = "An API key is needed"
 
 
+class Forbidden(Problem):
+    """An API key that is not for this; or, on a server without keys, a page of another site."""
+
+    status = 403
+    type = "forbidden"
+    title = "This is not allowed"
+
+
 class NotFound(Problem):
     """No such path."""
 
@@ -125,6 +132,14 @@ class UnknownBundle(Problem):
     title = "No such bundle is served here"
 
 
+class NoGallery(Problem):
+    """The bundle is served without a gallery."""
+
+    status = 404
+    type = "no_gallery"
+    title = "This bundle has no gallery"
+
+
 class MethodNotAllowed(Problem):
     """The path exists, the method on it does not."""
 
@@ -139,6 +154,14 @@ class UploadTimeout(Problem):
     status = 408
     type = "upload_timeout"
     title = "The upload took too long"
+
+
+class ReloadFailed(Problem):
+    """The bundles or galleries as they are now cannot be served; the server goes on with those it has."""
+
+    status = 409
+    type = "reload_failed"
+    title = "The reload failed"
 
 
 class BodyTooLarge(Problem):
@@ -229,19 +252,21 @@ class UnreadableImage(Problem):
         self.type, self.title, self.status = error.type, error.title, error.status
 
 
+class ImageAtFault(Problem):
+    """An image with whose error the whole request fails, as in protocols that have none for one image among many.
+
+    `type` and `title` are that error's; the status is 400 where the image is to blame, as such protocols want it.
+    """
+
+    def __init__(self, problem: Problem, param: str, hint: str = "") -> None:
+        super().__init__(f"{param}: {problem.detail}{hint}", headers=problem.headers, param=param, **problem.members)
+        self.type, self.title = problem.type, problem.title
+        self.status = 400 if problem.status < 500 else problem.status
+
+
 def retry_after(seconds: float) -> dict[str, str]:
     """The header that says when to try again, in whole seconds, at least one."""
     return {"Retry-After": str(max(1, math.ceil(seconds)))}
-
-
-def problem_response(problem: Problem, request_id: str) -> Response:
-    """The one place where an error becomes bytes."""
-    return Response(
-        orjson.dumps({**problem.as_dict(), "request_id": request_id}),
-        status_code=problem.status,
-        headers=problem.headers,
-        media_type=PROBLEM_JSON,
-    )
 
 
 def as_problem(error: Exception) -> Problem | None:
@@ -269,15 +294,23 @@ def _from_http_exception(error: HTTPException) -> Problem:
     headers = error.headers or {}
     if error.status_code == HTTPStatus.NOT_FOUND:
         return NotFound("no such path; /docs lists them all", headers=headers)
-    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        return MethodNotAllowed(f"this path takes {headers.get('allow', 'other methods')}", headers=headers)
     return Malformed(str(error.detail), headers=headers)
 
 
-def leave_errors_to_front(app: FastAPI) -> None:
-    """Keep the framework from answering its own errors: the front middleware answers all."""
+def _method_not_allowed(error: HTTPException, path: str, routes: Sequence[APIRoute]) -> MethodNotAllowed:
+    """With every method that the path takes: the framework names those of one route alone."""
+    named = (error.headers or {}).get("Allow", "").split(", ")
+    methods = {*named, *(name for route in routes if route.path_regex.match(path) for name in route.methods or ())}
+    allowed = ", ".join(sorted(methods))
+    return MethodNotAllowed(f"this path takes {allowed}", headers={"Allow": allowed})
+
+
+def leave_errors_to_front(app: FastAPI, routes: Sequence[APIRoute]) -> None:
+    """Keep the framework from answering its own errors: the front middleware answers all; `routes` are the app's."""
 
     @app.exception_handler(HTTPException)
     @app.exception_handler(RequestValidationError)
     async def pass_on(request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException) and error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            raise _method_not_allowed(error, request.url.path, routes)
         raise error

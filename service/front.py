@@ -5,36 +5,25 @@ has nothing to add, takes as long as all the rest of the server's own work.
 """
 
 import asyncio
-import hmac
-import random
-import re
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import InternalError, Unauthorized, as_problem, problem_response
+from service.access import HEALTH, Access
+from service.errors import InternalError, as_problem
+from service.exchange import Exchange, answered, log_fields, request_id_of, series_of
 from service.lifecycle import Lifecycle, draining
-from service.settings import Settings
+from service.rendering import error_response
+from service.stages import NOTED
 from service.telemetry import Logger, Metrics
+from service.tracing import Trace
 
-REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})  # answered while draining, logged at debug
-OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})  # answered without an API key
+PROBES: Final = HEALTH | {"/metrics"}  # answered while draining, logged at debug
 LINGER_S: Final = 1.0  # a refused body is read and dropped this long, so that the client sees the refusal, not a reset
-
-
-@dataclass
-class _Exchange:
-    """What is learnt of one request while it is answered."""
-
-    request_id: str
-    started: float
-    status: int = 0
 
 
 class Front:
@@ -48,17 +37,19 @@ class Front:
         app: ASGIApp,
         *,
         direct: Iterable[APIRoute],
-        settings: Settings,
+        access: Access,
         lifecycle: Lifecycle,
         metrics: Metrics,
         logger: Logger,
+        trace: Trace | None = None,
     ) -> None:
         self._app = app
         self._direct = {(method, route.path): route for route in direct for method in route.methods or ()}
-        self._key = settings.api_key.get_secret_value().encode() if settings.api_key else None
+        self._access = access
         self._lifecycle = lifecycle
         self._metrics = metrics
         self._logger = logger
+        self._trace = trace
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -66,24 +57,28 @@ class Front:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        exchange = _Exchange(_request_id(headers.get(b"x-request-id", b"")), time.perf_counter())
-        scope.setdefault("state", {})["request_id"] = exchange.request_id
-        self._lifecycle.in_flight += 1
+        exchange = Exchange(request_id_of(headers.get(b"x-request-id", b"")), time.perf_counter())
+        generation = self._lifecycle.enter()
+        scope.setdefault("state", {}).update(request_id=exchange.request_id, generation=generation)
+        if self._trace is not None:
+            NOTED.set(exchange.stages)  # for this request's task and those it starts
         try:
             await self._answer(scope, headers, receive, self._noting(exchange, send), exchange)
         finally:
-            self._lifecycle.in_flight -= 1
-            self._record(scope, exchange)
+            del scope["state"]["generation"]  # a connection that idles keeps its last request's state
+            self._lifecycle.leave(generation)
+            self._record(scope, headers, exchange)
 
     async def _answer(
-        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send, exchange: _Exchange
+        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send, exchange: Exchange
     ) -> None:
         try:
-            await self._admit(scope["path"], headers, receive)
+            await self._refuse_if_draining(scope["path"], receive)
+            exchange.key = self._access.admit(scope["method"], scope["path"], headers)
             await self._handle(scope, receive, send)
         except asyncio.CancelledError:  # the server's time to drain is over
             if not exchange.status:
-                await problem_response(draining(), exchange.request_id)(scope, receive, send)
+                await error_response(draining(), exchange.request_id, scope["path"])(scope, receive, send)
             raise
         except Exception as error:
             problem = as_problem(error)
@@ -93,7 +88,7 @@ class Front:
                     raise  # half an answer is out: only closing the connection tells the client
                 problem = InternalError("a defect of the server's; its log has the details under this request_id")
             scope["state"]["problem"] = problem
-            await problem_response(problem, exchange.request_id)(scope, receive, send)
+            await error_response(problem, exchange.request_id, scope["path"])(scope, receive, send)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = self._direct.get((scope["method"], scope["path"]))
@@ -104,16 +99,12 @@ class Front:
         response = await route.endpoint(Request(scope, receive, send))
         await response(scope, receive, send)
 
-    async def _admit(self, path: str, headers: dict[bytes, bytes], receive: Receive) -> None:
+    async def _refuse_if_draining(self, path: str, receive: Receive) -> None:
         if self._lifecycle.draining and path not in PROBES:
             await _discard_body(receive)
             raise draining()
-        if self._key is not None and path not in OPEN_PATHS and not _has_key(headers, self._key):
-            raise Unauthorized(
-                "send the key as `Authorization: Bearer KEY`", headers={"WWW-Authenticate": 'Bearer realm="candor"'}
-            )
 
-    def _noting(self, exchange: _Exchange, send: Send) -> Send:
+    def _noting(self, exchange: Exchange, send: Send) -> Send:
         """`send` that notes the status and adds the headers of every answer."""
 
         async def noting(message: Message) -> None:
@@ -127,35 +118,16 @@ class Front:
 
         return noting
 
-    def _record(self, scope: Scope, exchange: _Exchange) -> None:
-        seconds = time.perf_counter() - exchange.started
-        method, route = scope["method"], getattr(scope.get("route"), "path", "unmatched")
-        if route == "unmatched":
-            method = "any"  # what strangers send must not grow the number of series
+    def _record(self, scope: Scope, headers: Mapping[bytes, bytes], exchange: Exchange) -> None:
+        exchange.ended = time.perf_counter()
+        method, route = series_of(scope)
         self._metrics.requests.labels(method, route, exchange.status).inc()
-        self._metrics.request_seconds.labels(method, route).observe(seconds)
-        fields: dict[str, Any] = {
-            "request_id": exchange.request_id,
-            "method": scope["method"],
-            "path": scope["path"],
-            "status": exchange.status,
-            "ms": round(seconds * 1000, 2),
-        }
-        problem = scope["state"].get("problem")
-        if problem is not None:
-            fields |= {"error": problem.type, "detail": problem.detail}
+        self._metrics.request_seconds.labels(method, route).observe(exchange.seconds)
+        fields = log_fields(scope, exchange)
+        if self._trace is not None:
+            fields["trace_id"] = self._trace(answered(scope, exchange), headers)
+        self._logger.debug("path", request_id=exchange.request_id, path=scope["path"])
         (self._logger.debug if scope["path"] in PROBES else self._logger.info)("request", **fields)
-
-
-def _request_id(given: bytes) -> str:
-    """The client's id if it is fit for headers and logs, else a new one."""
-    text = given.decode("latin-1")
-    return text if REQUEST_ID.fullmatch(text) else f"{random.getrandbits(128):032x}"
-
-
-def _has_key(headers: dict[bytes, bytes], key: bytes) -> bool:
-    scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-    return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), key)
 
 
 async def _discard_body(receive: Receive) -> None:

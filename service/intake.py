@@ -1,7 +1,8 @@
 """Reading requests: the body within its limits of bytes and time, then images and fields in whatever form they came."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeVar
 
@@ -22,6 +23,7 @@ from service.errors import (
 )
 from service.multipart import File, parse_multipart
 from service.settings import Settings
+from service.stages import note_stage
 
 Kind = Literal["image", "multipart", "json"]
 Model = TypeVar("Model", bound=BaseModel)
@@ -66,12 +68,24 @@ async def read_submission(
             raise Malformed(f"the body is empty: {TAKES}")
         return Submission(kind, image=body, fields=query)
     if kind == "json":
-        return Submission(kind, fields={**query, **await _off_loop_if_large(body, parse_json_object, body)})
-    files, fields = await _off_loop_if_large(body, parse_multipart, body, request.headers["content-type"])
+        return Submission(kind, fields={**query, **await off_loop_if_large(body, parse_json_object, body)})
+    files, fields = await off_loop_if_large(body, parse_multipart, body, request.headers["content-type"])
     return Submission(kind, files=tuple(files), fields={**query, **fields})
 
 
-async def _off_loop_if_large(body: bytes, parse: Any, *args: Any) -> Any:
+async def read_json(request: Request, settings: Settings, admission: Admission) -> Mapping[str, Any]:
+    """The members of a JSON body, and the options of the query under them, where nothing else is taken.
+
+    Raises:
+        UnsupportedMedia: for any other content type; the rest as `read_submission`.
+    """
+    if content_kind(request) != "json":
+        raise UnsupportedMedia("send application/json")
+    return (await read_submission(request, settings, admission)).fields
+
+
+async def off_loop_if_large(body: bytes, parse: Callable[..., Value], *args: Any) -> Value:
+    """What `parse` makes of its arguments, on a thread where the body is so large that it takes long."""
     return await asyncio.to_thread(parse, *args) if len(body) > LARGE_BODY else parse(*args)
 
 
@@ -81,9 +95,7 @@ def content_kind(request: Request) -> Kind:
     Raises:
         UnsupportedMedia: for any other type, and for a `Content-Encoding`.
     """
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding != "identity":
-        raise UnsupportedMedia(f"the body is {encoding}-encoded: send it as it is")
+    refuse_compressed(request)
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type in ("", "application/octet-stream") or content_type.startswith("image/"):
         return "image"
@@ -92,6 +104,17 @@ def content_kind(request: Request) -> Kind:
     if content_type == "application/json":
         return "json"
     raise UnsupportedMedia(f"{content_type} is not supported: {TAKES}")
+
+
+def refuse_compressed(request: Request) -> None:
+    """Return if the body is sent as it is.
+
+    Raises:
+        UnsupportedMedia: for a `Content-Encoding`.
+    """
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise UnsupportedMedia(f"the body is {encoding}-encoded: send it as it is")
 
 
 async def read_body(request: Request, limit_bytes: int, timeout_s: float) -> bytes:
@@ -105,6 +128,7 @@ async def read_body(request: Request, limit_bytes: int, timeout_s: float) -> byt
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit_bytes:
         raise BodyTooLarge(f"the body has {announced} bytes and the limit is {limit_bytes}")
+    started = time.perf_counter()
     try:
         async with asyncio.timeout(timeout_s):
             chunks = [chunk async for chunk in _at_most(limit_bytes, request)]
@@ -114,6 +138,7 @@ async def read_body(request: Request, limit_bytes: int, timeout_s: float) -> byt
         ) from error
     except ClientDisconnect as error:
         raise ClientGone("the client left before the body was complete") from error
+    note_stage("read", started, time.perf_counter(), bytes=sum(map(len, chunks)))
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
@@ -128,7 +153,7 @@ async def _at_most(limit_bytes: int, request: Request) -> AsyncIterator[bytes]:
 
 
 def query_fields(request: Request) -> dict[str, str]:
-    """Query parameters, each given once.
+    """Query parameters, each given once; less `bundle`, which `services_of` reads.
 
     Raises:
         InvalidOption: for one given twice.
@@ -139,6 +164,7 @@ def query_fields(request: Request) -> dict[str, str]:
     fields = dict(items)
     if len(fields) < len(items):
         raise InvalidOption("a query parameter is given twice")
+    fields.pop("bundle", None)
     return fields
 
 

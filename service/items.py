@@ -8,15 +8,16 @@ from typing import Annotated, Any, Final
 
 import numpy as np
 from fastapi import Request
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BeforeValidator, Field, FiniteFloat, ValidationError
 
 from service.decide import Threshold, abstained, resolve_threshold
 from service.decoding import Source
 from service.errors import InvalidId, InvalidOption, ItemTooLarge, Malformed, Problem, TooManyImages
+from service.fields import Fields
 from service.gallery.base import Item, NoRoom
 from service.gallery.filters import flatten
+from service.generation import Services
 from service.intake import Submission, answer_in_time, describe_errors, parse_json_field, parse_options
-from service.lifecycle import Services
 from service.pipeline import Embedded, Outcome
 from service.vectors import unit_vector
 
@@ -26,10 +27,8 @@ MANY: Final = 16  # items from which making them leaves the event loop
 JsonObject = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
 
 
-class StoreOptions(BaseModel):
+class StoreOptions(Fields):
     """Which images not to store."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_uncertainty: float | None = Field(
         default=None, allow_inf_nan=False, description="Refuse items above this raw uncertainty (422 `abstained`)."
@@ -39,10 +38,8 @@ class StoreOptions(BaseModel):
     )
 
 
-class ItemContent(BaseModel):
+class ItemContent(Fields):
     """What an item is made of, beside its id."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     image: str | None = Field(default=None, description="Base64 or a data URI.")
     vector: list[FiniteFloat] | str | None = Field(

@@ -6,8 +6,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from models.errors import UserError
+from service.arguments import add_options, given_options
 from service.server import listen, serve, url_of
-from service.settings import Device, SettingsError, read_settings, unknown_variables
+from service.settings import SettingsError, read_settings, unknown_variables
+from service.starting import check_start
 from service.telemetry import capture_library_logs, stderr_logger
 from service.workers import reserve, supervise
 
@@ -16,7 +19,8 @@ def main(argv: Sequence[str]) -> None:
     """Serve until a signal; exits with 0 after a clean drain, 1 on failure, 2 for settings that cannot be used."""
     try:
         settings = read_settings(parse_arguments(argv))
-    except SettingsError as error:
+        check_start(settings)
+    except (SettingsError, UserError) as error:
         _leave(2, str(error))
     logger = stderr_logger(settings)
     capture_library_logs(logger)
@@ -30,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
     with port:
         if several:
             sys.exit(supervise(settings, port, logger))
-        logger.info("listening", url=url_of(*port.getsockname()[:2]), pid=os.getpid())
+        logger.info("listening", url=url_of(settings.scheme, *port.getsockname()[:2]), pid=os.getpid())
         sys.exit(serve(settings, port, logger))
 
 
@@ -40,13 +44,7 @@ def parse_arguments(argv: Sequence[str]) -> dict[str, object]:
         prog="candor serve",
         description="Serve a bundle over HTTP. Every setting is a CANDOR_* variable (docs/settings.md); options win.",
     )
-    parser.add_argument("--host", help="address to listen on")
-    parser.add_argument("--port", help="port to listen on")
-    parser.add_argument("--bundle", help="bundle folder")
-    parser.add_argument("--gallery", help="gallery folder or URL")
-    parser.add_argument("--device", choices=[device.value for device in Device], help="where the graph runs")
-    parser.add_argument("--workers", help="processes that serve the port")
-    return {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    return given_options(add_options(parser).parse_args(argv))
 
 
 def _leave(code: int, message: str) -> NoReturn:

@@ -77,7 +77,7 @@ class _PartCollector:
         self._header = (bytearray(), bytearray())
 
     def _end(self) -> None:
-        options = parse_options_header(self._disposition.decode("utf-8", "replace"))[1]
+        options = parse_options_header(self._disposition)[1]
         name = options.get(b"name", b"").decode("utf-8", "replace")
         if not name:
             raise Malformed("a part of the multipart body has no name")

@@ -20,7 +20,8 @@ from service.decoding import Decoded, Source, decode_source, decode_workers, pre
 from service.errors import InferenceFailed, Problem, Unavailable, UnreadableImage
 from service.session import Session
 from service.settings import Settings
-from service.telemetry import Logger, Metrics, uncertainty_histogram
+from service.stages import note_stage
+from service.telemetry import BundleMetrics, Logger
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,14 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Inferred:
-    """What a lane gives of one image, and the seconds that decoding and the inference it was in took."""
+    """What a lane gives of one image, and when decoding and the inference it was in began and what they took."""
 
     scores: Scores
+    decode_started: float
     decode_s: float
+    inference_started: float
     inference_s: float
+    batch_size: int
 
 
 Outcome = Embedded | Problem
@@ -75,13 +79,14 @@ Outcome = Embedded | Problem
 class Pipeline:
     """Owns the decoder threads and the batcher; every request's images pass through here."""
 
-    def __init__(self, bundle: Bundle, session: Session, settings: Settings, metrics: Metrics, logger: Logger) -> None:
+    def __init__(
+        self, bundle: Bundle, session: Session, settings: Settings, metrics: BundleMetrics, logger: Logger
+    ) -> None:
         self.admission = Admission(settings.queue_per_worker)
         self._bundle = bundle
         self._session = session
         self._prepare = preparation(bundle.preprocessing, settings)
         self._metrics = metrics
-        self._uncertainty = uncertainty_histogram(bundle, metrics.registry)
         self._ok = metrics.images.labels("ok")
         self._decode, self._queue, self._inference = (
             metrics.stage_seconds.labels(stage) for stage in ("decode", "queue", "inference")
@@ -114,8 +119,8 @@ class Pipeline:
         """Seconds that the inference now running has taken so far."""
         return self._batcher.busy_s()
 
-    async def embed(self, sources: Sequence[Source]) -> list[Outcome]:
-        """Embed the images of one request; each has its own outcome, in the same order.
+    async def embed(self, sources: Sequence[Source | Decoded]) -> list[Outcome]:
+        """Embed the images of one request, encoded or decoded; each has its own outcome, in the same order.
 
         Raises:
             Overloaded: where the queue has no room for all of them.
@@ -139,11 +144,10 @@ class Pipeline:
     def _log_death(self, error: BaseException) -> None:
         self._logger.error("the inference loop has died; restart this process", exc_info=error)
 
-    async def _embed_one(self, source: Source) -> Outcome:
+    async def _embed_one(self, source: Source | Decoded) -> Outcome:
         admitted = time.perf_counter()
         try:
-            item = source if self._decoders is None else await self._decode_ahead(source, self._decoders)
-            done = await self._batcher.submit(item)
+            done = await self._batcher.submit(await self._decode_ahead(source))
         except ImageError as error:
             return UnreadableImage(error)
         except Unavailable:
@@ -153,14 +157,18 @@ class Pipeline:
         except Exception as error:
             self._logger.error("image failed", exc_info=error)
             return InferenceFailed(f"the model failed on this image ({type(error).__name__}); the log says more")
+        _note_stages(admitted, done)
         queue_s = max(0.0, time.perf_counter() - admitted - done.decode_s - done.inference_s)
         return Embedded(done.scores, Timing(done.decode_s, queue_s, done.inference_s))
 
-    async def _decode_ahead(self, source: Source, decoders: ThreadPoolExecutor) -> Decoded:
+    async def _decode_ahead(self, source: Source | Decoded) -> Source | Decoded:
+        """Decoded, unless the lanes do that."""
+        if self._decoders is None or isinstance(source, Decoded):
+            return source
         self._decoding += 1
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(decoders, decode_source, source, self._prepare)
+            return await loop.run_in_executor(self._decoders, decode_source, source, self._prepare)
         finally:
             self._decoding -= 1
 
@@ -194,7 +202,10 @@ class Pipeline:
             strict=True,
         )
         scores = [Scores(*row) for row in columns]
-        return [Inferred(of, image.seconds, inference_s) for of, image in zip(scores, images, strict=True)]
+        return [
+            Inferred(of, image.started, image.seconds, started, inference_s, len(images))
+            for of, image in zip(scores, images, strict=True)
+        ]
 
     def _observe(self, outcome: Outcome) -> None:
         if isinstance(outcome, Problem):
@@ -207,7 +218,16 @@ class Pipeline:
         self._inference.observe(timing.inference_s)
         metrics.uncertainty_percentile.observe(scores.percentile)
         metrics.novelty_percentile.observe(scores.novelty_percentile)
-        self._uncertainty.observe(scores.uncertainty)
+
+
+def _note_stages(admitted: float, done: Inferred) -> None:
+    """An image waits before it is decoded, and again before it is inferred."""
+    decoded = done.decode_started + done.decode_s
+    note_stage("queue", admitted, done.decode_started)
+    note_stage("decode", done.decode_started, decoded)
+    note_stage("queue", decoded, done.inference_started)
+    inferred = done.inference_started + done.inference_s
+    note_stage("inference", done.inference_started, inferred, batch_size=done.batch_size)
 
 
 async def _gather(coroutines: Sequence[Coroutine[Any, Any, Outcome]]) -> list[Outcome]:

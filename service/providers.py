@@ -104,10 +104,18 @@ def visible_gpus() -> list[str]:
     return [str(number) for number in range(_count_gpus())]
 
 
+def nvidia_driver() -> Any:
+    """The NVIDIA driver's library; None without one."""
+    try:
+        return ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+
+
 def _count_gpus() -> int:
     """How many there are, by the driver; 0 without one."""
     count = ctypes.c_int(0)
-    driver = _driver()
+    driver = nvidia_driver()
     if driver is None or driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
         return 0
     return count.value
@@ -120,12 +128,4 @@ def _installed_runtimes() -> list[str]:
 
 
 def _driver_loads() -> bool:
-    return _driver() is not None
-
-
-def _driver() -> Any:
-    """The NVIDIA driver's library; None without one."""
-    try:
-        return ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
+    return nvidia_driver() is not None

@@ -304,11 +304,21 @@ class Deleted(_Answer):
     deleted: int
 
 
+class HubBody(_Answer):
+    """Where on the hub a bundle comes from."""
+
+    repository: str
+    revision: str = Field(description="The branch, tag or commit that was asked for.")
+    commit: str
+
+
 class ModelBody(_Answer):
     """What is served, and within which limits."""
 
     bundle: str
     bundle_hash: str
+    hub: HubBody | None = Field(description="Null for a bundle of a folder.")
+    gallery: bool = Field(description="Whether it is served with a gallery.")
     backbone: str
     dimension: int
     preprocessing: dict[str, Any]
@@ -324,7 +334,191 @@ class ModelBody(_Answer):
     version: str
 
 
+class ModelsBody(_Answer):
+    """Every bundle that is served, the default one first."""
+
+    default: str
+    models: list[ModelBody]
+
+
+class ChangedBundle(_Answer):
+    """A bundle that a reload changed: its hash before and after, null where it was or is not served."""
+
+    bundle: str
+    before: str | None
+    after: str | None
+
+
+class ReloadAnswer(_Answer):
+    """What came of a reload."""
+
+    status: Literal["reloaded", "asked"] = Field(description="`asked`: of several workers, each by itself.")
+    changed: list[ChangedBundle] | None = Field(description="Null where only asked.")
+
+
 class HealthBody(_Answer):
     """A probe's answer."""
 
     status: Literal["ok", "loading", "ready"]
+
+
+class OpenAIErrorBody(_Answer):
+    """What went wrong, as OpenAI's clients read it."""
+
+    message: str = Field(description="What went wrong this time, and what to do.")
+    type: str = Field(examples=["invalid_request_error"])
+    param: str | None = Field(description="The member of the request at fault, where it is one.", examples=["input[3]"])
+    code: str = Field(description="The `type` that the same error has elsewhere.", examples=["undecodable_image"])
+
+
+class OpenAIError(_Answer):
+    """An error below /v1."""
+
+    error: OpenAIErrorBody
+
+
+class OpenAIUsage(_Answer):
+    """Images, where OpenAI counts tokens."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class OpenAIEmbedding(_Answer):
+    """One image's embedding as OpenAI has it, and how sure it is."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str | None = Field(
+        description="D numbers of unit L2 norm; base64 of D little-endian float32 with `encoding_format=base64`; "
+        "null when abstained with `on_abstain=omit`."
+    )
+    uncertainty: float
+    percentile: float
+    novelty: float
+    novelty_percentile: float
+    abstained: bool
+
+
+class OpenAIEmbeddings(_Answer):
+    """One embedding per image, in the order they were sent."""
+
+    object: Literal["list"]
+    data: list[OpenAIEmbedding]
+    model: str = Field(description="The bundle's name.")
+    usage: OpenAIUsage
+
+
+class OpenAIModel(_Answer):
+    """A served bundle."""
+
+    id: str
+    object: Literal["model"]
+    created: int = Field(description="When the bundle was made, seconds of the epoch; 0 where it does not say.")
+    owned_by: Literal["candor"]
+
+
+class OpenAIModels(_Answer):
+    """Every served bundle, the default one first."""
+
+    object: Literal["list"]
+    data: list[OpenAIModel]
+
+
+class KServeError(_Answer):
+    """An error below /v2."""
+
+    error: str = Field(description="What went wrong and what to do, with the `type` that it has elsewhere.")
+
+
+class KServeLive(_Answer):
+    """Whether the process can do its work."""
+
+    live: bool
+
+
+class KServeReady(_Answer):
+    """Whether requests are welcome."""
+
+    ready: bool
+
+
+class KServeModelReady(_Answer):
+    """Whether a bundle is served."""
+
+    name: str
+    ready: bool
+
+
+class KServeServer(_Answer):
+    """What server this is."""
+
+    name: Literal["candor"]
+    version: str
+    extensions: list[str]
+
+
+class KServeTensor(_Answer):
+    """An input or an output of a bundle."""
+
+    name: str
+    datatype: str
+    shape: list[int] = Field(description="-1 is any number of images.")
+
+
+class KServeModel(_Answer):
+    """What a bundle takes and gives."""
+
+    name: str
+    versions: list[str] = Field(description="The bundle's hash, alone.")
+    platform: str
+    inputs: list[KServeTensor]
+    outputs: list[KServeTensor]
+
+
+class KServeIndexEntry(_Answer):
+    """A served bundle."""
+
+    name: str
+    version: str
+    state: Literal["READY"]
+    reason: str
+
+
+class KServeOutput(_Answer):
+    """An output of an inference: with `data`, or with `parameters.binary_data_size` bytes after the JSON."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[float | bool | None] | None = None
+    parameters: dict[str, int] | None = None
+
+
+class KServeInference(_Answer):
+    """The outputs of an inference."""
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    outputs: list[KServeOutput]
+
+
+class KServeConfigured(_Answer):
+    """An input or an output of a bundle, as Triton configures it."""
+
+    name: str
+    data_type: str
+    dims: list[int]
+    optional: bool | None = None
+
+
+class KServeConfig(_Answer):
+    """A bundle, as Triton configures a model."""
+
+    name: str
+    platform: str
+    backend: str
+    max_batch_size: int = Field(description="0: shapes say for themselves that they take batches.")
+    input: list[KServeConfigured]
+    output: list[KServeConfigured]

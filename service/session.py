@@ -3,6 +3,7 @@
 import logging
 import queue
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
@@ -84,8 +85,7 @@ def open_session(bundle: Bundle, settings: Settings) -> OnnxSession:
     device, first = _first_session(bundle, settings)
     _check_signature(first, bundle)
     del first  # a GPU holds its weights until then
-    lowered = bundle.manifest.metrics.get("precision", {}).get("precision")
-    if device in GPU and lowered == "int8":
+    if device in GPU and is_int8(bundle):
         logging.getLogger(__name__).warning("%s is in int8, for CPUs: serve the bundle it was made of", bundle.path)
     opened = _open(bundle, settings, device, _tuned(bundle, settings, device))
     _warm(opened, bundle, runs=CAPTURE_RUNS if settings.cuda_graphs else 1)
@@ -95,6 +95,12 @@ def open_session(bundle: Bundle, settings: Settings) -> OnnxSession:
         )
         _require_agreement(opened, reference, bundle)
     return opened
+
+
+def is_int8(bundle: Bundle) -> bool:
+    """Whether the graph computes in int8, which pays on CPUs alone."""
+    lowered: object = bundle.manifest.metrics.get("precision", {}).get("precision")
+    return lowered == "int8"
 
 
 def _first_session(bundle: Bundle, settings: Settings) -> tuple[Device, ort.InferenceSession]:
@@ -120,23 +126,45 @@ def _first_session(bundle: Bundle, settings: Settings) -> tuple[Device, ort.Infe
     raise SessionError(f"CANDOR_DEVICE={asked.value}, but it cannot be had here:{problems}")
 
 
-def _tuned(bundle: Bundle, settings: Settings, device: Device) -> Tuning:
-    """What the settings say, and for what they leave open, what carries most here."""
-    threads, lanes, batch = settings.threads, settings.lanes, settings.max_batch
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be measured, and the name that the choice is kept under."""
+
+    layouts: tuple[Layout, ...]
+    batches: tuple[int, ...]
+    beside: int
+    key: str
+
+
+def known_tuning(bundle: Bundle, settings: Settings, device: Device) -> Tuning | None:
+    """What the settings say, or an earlier start measured; None where a start would measure."""
+    lanes, batch = settings.lanes, settings.max_batch
     if not settings.autotune or (lanes and batch):
         return Tuning(_threads(settings), lanes or 1, batch or UNTUNED_BATCH[device in GPU])
+    return recall(_plan(bundle, settings, device).key, cache_folder())
+
+
+def _plan(bundle: Bundle, settings: Settings, device: Device) -> _Plan:
+    """What the settings leave open."""
     cores = cores_per_worker(settings.workers)
     found = [Layout(cores, lanes) for lanes in (1, 2, 3)] if device in GPU else layouts(cores)
-    if threads or lanes:
-        found = [Layout(_threads(settings), lanes or 1)]
-    batches = (batch,) if batch else BATCHES[device in GPU]
+    if settings.threads or settings.lanes:
+        found = [Layout(_threads(settings), settings.lanes or 1)]
+    batches = (settings.max_batch,) if settings.max_batch else BATCHES[device in GPU]
     beside = 1 if device in GPU else settings.workers
     how = (settings.cuda_graphs, settings.decode, settings.decode_workers, settings.max_wait_ms, ort.__version__)
     key = key_of(bundle.hash, device, *how, cores, beside, found, batches)
-    kept = recall(key, cache_folder())
-    if kept is not None:
-        return kept
-    noise, photo, prepare = _noise(bundle, max(batches)), a_photo(), preparation(bundle.preprocessing, settings)
+    return _Plan(tuple(found), batches, beside, key)
+
+
+def _tuned(bundle: Bundle, settings: Settings, device: Device) -> Tuning:
+    """What the settings say, and for what they leave open, what carries most here."""
+    known = known_tuning(bundle, settings, device)
+    if known is not None:
+        return known
+    plan, cores = _plan(bundle, settings, device), cores_per_worker(settings.workers)
+    batches, beside = plan.batches, plan.beside
+    images, photo, prepare = noise(bundle, max(batches)), a_photo(), preparation(bundle.preprocessing, settings)
 
     def decoding(layout: Layout) -> bool:
         return not decode_workers(settings, device, Tuning(layout.threads, layout.lanes, 1))
@@ -145,11 +173,11 @@ def _tuned(bundle: Bundle, settings: Settings, device: Device) -> Tuning:
         session = _open(bundle, settings, device, Tuning(layout.threads, layout.lanes * beside, max(batches)))
         if decoding(layout):
             return lambda count: session.run([prepare(photo) for _ in range(count)])
-        return lambda count: session.run(noise[:count])
+        return lambda count: session.run(images[:count])
 
-    points = measure(open_run, found, batches, beside, decoding=decoding)
+    points = measure(open_run, plan.layouts, batches, beside, decoding=decoding)
     tuning = choose(points, None if device in GPU else cores, seconds_per_photo(prepare, photo))
-    keep(key, tuning, cache_folder())
+    keep(plan.key, tuning, cache_folder())
     return tuning
 
 
@@ -212,10 +240,10 @@ def _check_signature(session: ort.InferenceSession, bundle: Bundle) -> None:
 
 def _warm(session: OnnxSession, bundle: Bundle, runs: int) -> None:
     """Run each bucket on each lane, the largest first so that memory is taken once, and check what comes out."""
-    noise = _noise(bundle, session.tuning.max_batch)
+    images = noise(bundle, session.tuning.max_batch)
     for bucket in reversed(session.buckets):
         for _ in range(runs * session.tuning.lanes):  # free lanes take turns
-            outputs = session.run(noise[:bucket])
+            outputs = session.run(images[:bucket])
     for name in OUTPUTS:
         if not np.isfinite(getattr(outputs, name)).all():
             raise SessionError(f"the graph's {name} is not finite on noise")
@@ -223,7 +251,7 @@ def _warm(session: OnnxSession, bundle: Bundle, runs: int) -> None:
         raise SessionError("the graph's embedding is not of unit L2 norm")
 
 
-def _noise(bundle: Bundle, count: int) -> list[NDArray[np.uint8]]:
+def noise(bundle: Bundle, count: int) -> list[NDArray[np.uint8]]:
     """Images of the graph's size, the same each time."""
     size = bundle.preprocessing.size
     return list(np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8))
@@ -231,7 +259,7 @@ def _noise(bundle: Bundle, count: int) -> list[NDArray[np.uint8]]:
 
 def _require_agreement(session: OnnxSession, reference: Lane, bundle: Bundle) -> None:
     """Refuse a device on which the graph says something else than on the CPU, by which it was tested when exported."""
-    for image in _noise(bundle, COMPARED):
+    for image in noise(bundle, COMPARED):
         found, expected = session.run([image]), reference.run([image], 1)
         cosine = float((found.embedding * expected.embedding).sum())
         if not cosine >= MIN_COSINE:

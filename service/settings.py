@@ -1,19 +1,23 @@
 """Settings: `CANDOR_*` environment variables, checked once at start and passed down."""
 
 import difflib
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.bundle import DEFAULT_BUNDLE
 from service.gallery.options import Consistency, EngineOptions
+from service.naming import read_bundles, read_galleries
 
 PREFIX = "CANDOR_"
+OF_CLIENTS = ("server", "key")  # what commands that ask a server read, in the same environment perhaps
 MIB = 2**20
+ORIGIN: Final = re.compile(r"https?://[^/?#@\s,*]+")
 
 
 class Device(StrEnum):
@@ -45,6 +49,10 @@ class SettingsError(Exception):
     """Settings that cannot be used; the message names each variable and what is wrong with it."""
 
 
+def _text(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
 class Settings(BaseSettings):
     """Everything an operator may set; each field is the variable `CANDOR_` + its name in capitals."""
 
@@ -52,18 +60,27 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on; `0.0.0.0` for every interface.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and logs it.")
-    bundle: Path = Field(default=DEFAULT_BUNDLE, description="Bundle folder; the one that ships with candor if unset.")
-    gallery: str = Field(
+    bundle: Annotated[str, BeforeValidator(_text)] = Field(
+        default=str(DEFAULT_BUNDLE),
+        description="Bundles, as `[NAME=]WHERE` with commas between several: a folder, or `org/name[@revision]` of the "
+        "Hugging Face hub; the first is the default (docs/bundles.md).",
+    )
+    gallery: Annotated[str, BeforeValidator(_text)] = Field(
         default="candor-gallery",
         min_length=1,
-        description="Gallery: a folder (relative to where the server starts) or a URL: `s3://bucket/path`, "
-        "`postgresql://host/database`, `milvus://host:19530/collection` (docs/gallery.md).",
+        description="Galleries, as `[NAME=]LOCATION` with commas between several: a folder (relative to where the "
+        "server starts) or a URL: `s3://bucket/path`, `postgresql://host/database`, `milvus://host:19530/collection` "
+        "(docs/gallery.md). One without a name is the default bundle's; `{bundle}` and `{hash}` are filled in; "
+        "`none`: no gallery.",
     )
     gallery_user: str | None = Field(
         default=None, min_length=1, description="Name to log in to PostgreSQL or Milvus with, in place of the URL's."
     )
     gallery_password: SecretStr | None = Field(
         default=None, min_length=1, description="Password to log in with, in place of the URL's."
+    )
+    gallery_password_file: Path | None = Field(
+        default=None, description="File that the password is in, as containers get secrets; excludes the one above."
     )
     gallery_tls: bool | None = Field(
         default=None,
@@ -81,7 +98,10 @@ class Settings(BaseSettings):
         default=10.0, gt=0, description="Seconds that one call of PostgreSQL or Milvus may take (503 beyond)."
     )
     gallery_table: str = Field(
-        default="candor_items", min_length=1, max_length=48, description="PostgreSQL's table; made if it is not there."
+        default="candor_items",
+        min_length=1,
+        max_length=48,
+        description="PostgreSQL's table, `{bundle}` and `{hash}` filled in; made if it is not there.",
     )
     gallery_replicas: int = Field(
         default=1, ge=1, le=64, description="Copies of Milvus's collection in memory, for more queries a second."
@@ -140,8 +160,8 @@ class Settings(BaseSettings):
     queue_images: int = Field(
         default=256,
         ge=1,
-        description="Images accepted and not yet answered, shared evenly among the workers; a request beyond that is "
-        "answered 429.",
+        description="Images accepted and not yet answered, of each bundle, shared evenly among the workers; a request "
+        "beyond that is answered 429.",
     )
     max_image_bytes: int = Field(default=20 * MIB, ge=1, description="Bytes of one encoded image (413 beyond).")
     max_pixels: int = Field(
@@ -165,7 +185,8 @@ class Settings(BaseSettings):
     )
     policies: Path | None = Field(
         default=None,
-        description="File of certified policies; beside the gallery if that is a folder, else where the server starts.",
+        description="File of certified policies of the default bundle, others' beside it; if unset beside the gallery "
+        "where that is a folder, else where the server starts.",
     )
     policy_max_change: float = Field(
         default=0.1, gt=0, le=1, description="Share of the gallery that may change until a policy is stale."
@@ -183,16 +204,74 @@ class Settings(BaseSettings):
     log_format: LogFormat = Field(
         default=LogFormat.AUTO, description="`json`, `console`, or `auto`: console on a terminal, else JSON."
     )
-    api_key: SecretStr | None = Field(
+    api_keys: Path | None = Field(
         default=None,
-        min_length=8,
-        description="When set, requests other than probes and `/docs` need `Authorization: Bearer KEY` (401).",
+        description="File of API keys, made with `candor keys add`: requests then need one (docs/security.md).",
     )
+    allow_anonymous: bool = Field(
+        default=False, description="Listen beyond this machine without API keys, which is refused otherwise."
+    )
+    allowed_origins: Annotated[frozenset[str], NoDecode] = Field(
+        default=frozenset(),
+        description="Origins whose pages may use the server, joined by commas: `https://candor.example.org`.",
+    )
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM file of the server's certificate and those above it: HTTPS in place of HTTP."
+    )
+    tls_key: Path | None = Field(default=None, description="PEM file of the certificate's private key.")
+    tls_key_password: SecretStr | None = Field(default=None, min_length=1, description="Password of that key.")
+    tls_client_ca: Path | None = Field(
+        default=None, description="PEM file of authorities: clients must then show a certificate of one of them."
+    )
+    tracing: bool | None = Field(
+        default=None,
+        description="Send OpenTelemetry traces, as the `OTEL_*` variables say; unset: if they name an endpoint.",
+    )
+
+    @field_validator("allowed_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return frozenset(value.replace(",", " ").lower().split()) if isinstance(value, str) else value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, value: frozenset[str]) -> frozenset[str]:
+        if wrong := sorted(origin for origin in value if not ORIGIN.fullmatch(origin)):
+            raise ValueError(f"{wrong[0]!r} is no origin: write each as https://host or https://host:port")
+        return value
+
+    @field_validator("bundle")
+    @classmethod
+    def _bundles(cls, value: str) -> str:
+        read_bundles(value)
+        return value
+
+    @field_validator("gallery")
+    @classmethod
+    def _galleries(cls, value: str) -> str:
+        read_galleries(value)
+        return value
+
+    @field_validator("gallery_password_file")
+    @classmethod
+    def _readable(cls, path: Path | None) -> Path | None:
+        try:
+            if path is not None and not path.read_text().strip():
+                raise ValueError(f"{path} is empty")
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+        return path
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.max_uncertainty is not None and self.max_percentile is not None:
             raise ValueError("CANDOR_MAX_UNCERTAINTY and CANDOR_MAX_PERCENTILE exclude each other: set one")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("CANDOR_TLS_CERTIFICATE and CANDOR_TLS_KEY belong together: set both")
+        if self.tls_certificate is None and (self.tls_client_ca or self.tls_key_password):
+            raise ValueError("CANDOR_TLS_CLIENT_CA and CANDOR_TLS_KEY_PASSWORD need CANDOR_TLS_CERTIFICATE")
+        if self.gallery_password is not None and self.gallery_password_file is not None:
+            raise ValueError("CANDOR_GALLERY_PASSWORD and CANDOR_GALLERY_PASSWORD_FILE exclude each other: set one")
         if self.max_images_per_request > self.queue_images:
             raise ValueError(
                 f"CANDOR_MAX_IMAGES_PER_REQUEST ({self.max_images_per_request}) must not be above "
@@ -206,7 +285,7 @@ class Settings(BaseSettings):
         alone = Consistency.SESSION if self.workers == 1 else Consistency.STRONG
         return EngineOptions(
             user=self.gallery_user,
-            password=self.gallery_password.get_secret_value() if self.gallery_password else None,
+            password=self._password,
             tls=self.gallery_tls,
             ca=self.gallery_ca,
             certificate=self.gallery_certificate,
@@ -220,16 +299,20 @@ class Settings(BaseSettings):
         )
 
     @property
+    def scheme(self) -> Literal["http", "https"]:
+        """What clients write before the address."""
+        return "https" if self.tls_certificate else "http"
+
+    @property
+    def _password(self) -> str | None:
+        if self.gallery_password_file is not None:
+            return self.gallery_password_file.read_text().strip()
+        return self.gallery_password.get_secret_value() if self.gallery_password else None
+
+    @property
     def queue_per_worker(self) -> int:
         """Images that each worker accepts: its share, and those of one request at least."""
         return max(self.max_images_per_request, self.queue_images // self.workers)
-
-
-def policies_path(settings: Settings) -> Path:
-    """Where policies are kept."""
-    if settings.policies is not None:
-        return settings.policies
-    return Path("candor-policies.sqlite") if "://" in settings.gallery else Path(settings.gallery) / "policies.sqlite"
 
 
 def read_settings(overrides: Mapping[str, Any]) -> Settings:
@@ -259,6 +342,8 @@ def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
     fields = list(Settings.model_fields)
     given = {name: name.upper().removeprefix(PREFIX).lower() for name in environment if name.upper().startswith(PREFIX)}
     nearest = {
-        name: difflib.get_close_matches(field, fields, n=1) for name, field in given.items() if field not in fields
+        name: difflib.get_close_matches(field, fields, n=1)
+        for name, field in given.items()
+        if field not in (*fields, *OF_CLIENTS)
     }
     return {name: variable(matches[0]) if matches else None for name, matches in sorted(nearest.items())}

@@ -20,17 +20,47 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from models.bundle import Bundle
-from service.settings import Device, LogFormat, Settings
-from service.tuning import Tuning
+from service.settings import LogFormat, Settings
 
 LATENCY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 BATCH_BUCKETS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
 PERCENTILE_BUCKETS: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 WORKERS_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
 STAGES: Final = ("decode", "queue", "inference", "encode")
+OF_SERVED: Final = frozenset({"candor_model_info", "candor_bundle_loaded_timestamp_seconds", "candor_tuning"})
 
 Logger = structlog.typing.FilteringBoundLogger
+
+
+class _Of:
+    """A metric whose first label is a bundle's name, with that one given."""
+
+    def __init__(self, metric: Counter | Gauge | Histogram, bundle: str) -> None:
+        self._metric = metric
+        self._bundle = bundle
+
+    def labels(self, *values: object) -> Any:
+        """The series of the labels after the first."""
+        return self._metric.labels(self._bundle, *values)
+
+
+@dataclass(frozen=True)
+class BundleMetrics:
+    """Those of one bundle; each fits the call that the whole metric would take without its label `bundle`."""
+
+    stage_seconds: _Of
+    batch_size: Histogram
+    queue: Gauge
+    images: _Of
+    abstentions: _Of
+    uncertainty_percentile: Histogram
+    novelty_percentile: Histogram
+    gallery_items: Gauge
+    policy_status: _Of
+    feedback: _Of
+    tuning: _Of
+    loaded: Gauge
+    model_info: _Of
 
 
 @dataclass(frozen=True)
@@ -41,9 +71,12 @@ class Metrics:
     requests: Counter
     request_seconds: Histogram
     in_flight: Gauge
+    ready: Gauge
+    reloads: Counter
     stage_seconds: Histogram
     batch_size: Histogram
     queue: Gauge
+    queue_limit: Gauge
     images: Counter
     abstentions: Counter
     uncertainty_percentile: Histogram
@@ -51,19 +84,55 @@ class Metrics:
     gallery_items: Gauge
     policy_status: Gauge
     feedback: Counter
-    ready: Gauge
-    model_info: Gauge
     tuning: Gauge
+    loaded: Gauge
+    model_info: Gauge
+
+    def of(self, bundle: str) -> BundleMetrics:
+        """The metrics of one bundle, those of a fixed number of series at zero."""
+        own = BundleMetrics(
+            stage_seconds=_Of(self.stage_seconds, bundle),
+            batch_size=self.batch_size.labels(bundle),
+            queue=self.queue.labels(bundle),
+            images=_Of(self.images, bundle),
+            abstentions=_Of(self.abstentions, bundle),
+            uncertainty_percentile=self.uncertainty_percentile.labels(bundle),
+            novelty_percentile=self.novelty_percentile.labels(bundle),
+            gallery_items=self.gallery_items.labels(bundle),
+            policy_status=_Of(self.policy_status, bundle),
+            feedback=_Of(self.feedback, bundle),
+            tuning=_Of(self.tuning, bundle),
+            loaded=self.loaded.labels(bundle),
+            model_info=_Of(self.model_info, bundle),
+        )
+        for stage in STAGES:
+            own.stage_seconds.labels(stage)
+        return own
 
     def render(self) -> bytes:
         """The text that Prometheus reads: of all workers together where there are several."""
         folder = os.environ.get(WORKERS_FOLDER)
         if folder is None:
-            return generate_latest(self.registry)
+            return generate_latest(_Served(self.registry))
         together = CollectorRegistry()
         MultiProcessCollector(together, folder)  # type: ignore[no-untyped-call]
         together.register(_WorkerProcesses(Path(folder)))
-        return generate_latest(together)
+        return generate_latest(_Served(together))
+
+
+class _Served(CollectorRegistry):
+    """Another registry, less what it says of bundles that are served no more: series of several workers stay."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__()
+        self._whole = registry
+
+    def collect(self) -> Iterable[Metric]:
+        """Every metric; of those that tell what is served, only series that are not zero."""
+        for metric in self._whole.collect():
+            if metric.name in OF_SERVED:
+                metric.samples = [sample for sample in metric.samples if sample.value]
+            yield metric
 
 
 class _WorkerProcesses(Collector):
@@ -83,10 +152,10 @@ class _WorkerProcesses(Collector):
 
 
 def make_metrics() -> Metrics:
-    """All metrics at zero, in a new registry, with those of the process (CPU, memory, files) beside them."""
+    """All metrics, in a new registry, with those of the process (CPU, memory, files) beside them."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    metrics = Metrics(
+    return Metrics(
         registry=registry,
         requests=Counter("candor_requests", "Requests answered.", ["method", "route", "status"], registry=registry),
         request_seconds=Histogram(
@@ -97,43 +166,71 @@ def make_metrics() -> Metrics:
             registry=registry,
         ),
         in_flight=_gauge("candor_requests_in_flight", "Requests not yet answered.", "livesum", registry),
+        ready=_gauge("candor_ready", "1 while every worker takes requests.", "livemin", registry),
+        reloads=Counter("candor_reloads", "Reloads by outcome, ok or failed.", ["outcome"], registry=registry),
         stage_seconds=Histogram(
             "candor_stage_seconds",
             "Seconds per image in decode, queue and inference, and per answer in encode.",
-            ["stage"],
+            ["bundle", "stage"],
             buckets=LATENCY_BUCKETS,
             registry=registry,
         ),
-        batch_size=Histogram("candor_batch_size", "Images per inference.", buckets=BATCH_BUCKETS, registry=registry),
-        queue=_gauge("candor_queue_images", "Images accepted and not yet answered.", "livesum", registry),
-        images=Counter(
-            "candor_images", "Images by outcome: ok, or the type of the error.", ["outcome"], registry=registry
+        batch_size=Histogram(
+            "candor_batch_size", "Images per inference.", ["bundle"], buckets=BATCH_BUCKETS, registry=registry
         ),
-        abstentions=Counter("candor_abstentions", "Abstentions by reason.", ["reason"], registry=registry),
+        queue=_gauge("candor_queue_images", "Images accepted and not yet answered.", "livesum", registry, ["bundle"]),
+        queue_limit=_gauge(
+            "candor_queue_limit_images", "Images that may be so before requests are answered 429.", "livesum", registry
+        ),
+        images=Counter(
+            "candor_images",
+            "Images by outcome: ok, or the type of the error.",
+            ["bundle", "outcome"],
+            registry=registry,
+        ),
+        abstentions=Counter("candor_abstentions", "Abstentions by reason.", ["bundle", "reason"], registry=registry),
         uncertainty_percentile=Histogram(
             "candor_uncertainty_percentile",
             "Percentile of uncertainty of each image, in the bundle's reference set.",
+            ["bundle"],
             buckets=PERCENTILE_BUCKETS,
             registry=registry,
         ),
         novelty_percentile=Histogram(
             "candor_novelty_percentile",
             "Percentile of novelty of each image, in the bundle's reference set.",
+            ["bundle"],
             buckets=PERCENTILE_BUCKETS,
             registry=registry,
         ),
-        gallery_items=_gauge("candor_gallery_items", "Items in the gallery.", "livemostrecent", registry),
+        gallery_items=_gauge("candor_gallery_items", "Items in the gallery.", "livemostrecent", registry, ["bundle"]),
         policy_status=_gauge(
             "candor_policy_status",
             "1 for what each policy is: valid, stale or alarm.",
             "livemostrecent",
             registry,
-            ["policy", "status"],
+            ["bundle", "policy", "status"],
         ),
         feedback=Counter(
-            "candor_feedback", "Answers under a policy that were judged.", ["policy", "correct"], registry=registry
+            "candor_feedback",
+            "Answers under a policy that were judged.",
+            ["bundle", "policy", "correct"],
+            registry=registry,
         ),
-        ready=_gauge("candor_ready", "1 while every worker takes requests.", "livemin", registry),
+        tuning=_gauge(
+            "candor_tuning",
+            "Threads of one inference, lanes of them, images in one; of one worker.",
+            "livemax",
+            registry,
+            ["bundle", "what"],
+        ),
+        loaded=_gauge(
+            "candor_bundle_loaded_timestamp_seconds",
+            "When what is served was loaded, in seconds of the epoch; the latest of the workers.",
+            "livemax",
+            registry,
+            ["bundle"],
+        ),
         model_info=_gauge(
             "candor_model_info",
             "1, labelled with what is served.",
@@ -141,17 +238,7 @@ def make_metrics() -> Metrics:
             registry,
             ["bundle", "hash", "backbone", "device"],
         ),
-        tuning=_gauge(
-            "candor_tuning",
-            "Threads of one inference, lanes of them, images in one; of one worker.",
-            "livemax",
-            registry,
-            ["what"],
-        ),
     )
-    for stage in STAGES:
-        metrics.stage_seconds.labels(stage)
-    return metrics
 
 
 def _gauge(
@@ -163,26 +250,6 @@ def _gauge(
 ) -> Gauge:
     """A gauge, and how the workers' values make one."""
     return Gauge(name, documentation, labels, registry=registry, multiprocess_mode=of_workers)
-
-
-def uncertainty_histogram(bundle: Bundle, registry: CollectorRegistry) -> Histogram:
-    """Raw uncertainty, in buckets at this bundle's own percentiles: its scale is no other bundle's."""
-    quantiles = bundle.manifest.reference.uncertainty
-    last = len(quantiles) - 1
-    edges = sorted({quantiles[round(share * last)] for share in (*PERCENTILE_BUCKETS, 1.0)})
-    return Histogram("candor_uncertainty", "Raw uncertainty of each image.", buckets=edges, registry=registry)
-
-
-def name_model(metrics: Metrics, bundle: Bundle, device: Device) -> None:
-    """Say which bundle is served, and where it runs."""
-    manifest = bundle.manifest
-    metrics.model_info.labels(manifest.name, bundle.hash, manifest.backbone.name, device.value).set(1)
-
-
-def name_tuning(metrics: Metrics, tuning: Tuning) -> None:
-    """Say how inference is laid out."""
-    for what in ("threads", "lanes", "max_batch"):
-        metrics.tuning.labels(what).set(getattr(tuning, what))
 
 
 def make_logger(settings: Settings, stream: TextIO) -> Logger:

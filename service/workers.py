@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -34,6 +35,7 @@ REPORT_S: Final = 1.0  # between two reports of a worker that it is well
 SILENCE_S: Final = 15.0  # without a report, after which a worker is replaced
 STEADY_S: Final = 60.0  # a worker that lasted so long is replaced at once
 MAX_DELAY_S: Final = 30.0  # before the next try where workers die young
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LEAVE_S: Final = CLOSE_S + 10.0  # for workers to end beyond the time they have to drain
 
 
@@ -67,6 +69,7 @@ class _Worker:
     reports: Connection
     started: float
     heard: float | None = None  # since it has loaded
+    reload_due: bool = False  # once it has loaded, as what it loads may be from before
 
 
 class _Supervisor:
@@ -89,8 +92,11 @@ class _Supervisor:
         self._start(0)
         while self._workers or (self._due and self._leave_by is None):
             self._wait()
-            for _ in range(self._signalled.take()):
-                self._pass_on_signal()
+            for number in self._signalled.take():
+                if number == signal.SIGHUP:
+                    self._pass_on_reload()
+                else:
+                    self._pass_on_signal()
             for worker in list(self._workers.values()):
                 self._look_after(worker)
             self._start_due()
@@ -125,6 +131,11 @@ class _Supervisor:
         for worker in self._workers.values():
             worker.process.terminate()
 
+    def _pass_on_reload(self) -> None:
+        """Each worker reloads by itself, one that is not up yet once it is: before, the signal would end it."""
+        for worker in self._workers.values():
+            worker.reload_due = True
+
     def _look_after(self, worker: _Worker) -> None:
         self._hear(worker)
         now = time.monotonic()
@@ -136,6 +147,9 @@ class _Supervisor:
         elif worker.heard is not None and now - worker.heard > SILENCE_S:
             self._logger.error("a worker is not well; replacing it", worker=worker.number, pid=worker.process.pid)
             worker.process.kill()
+        elif worker.heard is not None and worker.reload_due and worker.process.pid is not None:
+            worker.reload_due = False
+            os.kill(worker.process.pid, signal.SIGHUP)
 
     def _hear(self, worker: _Worker) -> None:
         with contextlib.suppress(EOFError, OSError):
@@ -145,7 +159,8 @@ class _Supervisor:
         if worker.heard is not None and not self._up:
             self._up = True
             self._due = dict.fromkeys(range(1, self._settings.workers), 0.0)
-            self._logger.info("listening", url=url_of(*self._address), pid=os.getpid(), workers=self._settings.workers)
+            url = url_of(self._settings.scheme, *self._address)
+            self._logger.info("listening", url=url, pid=os.getpid(), workers=self._settings.workers)
 
     def _bury(self, worker: _Worker) -> None:
         """Take note of a worker's end, and replace it unless all are to leave."""
@@ -174,7 +189,8 @@ def work(settings: Settings, number: int, address: tuple[str, int], report: Conn
     logger = stderr_logger(settings).bind(worker=number)
     capture_library_logs(logger)
     listener = listen(*address, shared=True)
-    raise SystemExit(serve(settings, listener, logger, load_first=load_first, tick=_reporting(report)))
+    ask_all = partial(os.kill, os.getppid(), signal.SIGHUP)
+    raise SystemExit(serve(settings, listener, logger, load_first=load_first, tick=_reporting(report), ask_all=ask_all))
 
 
 def _reporting(report: Connection) -> Callable[[Lifecycle], bool]:
@@ -213,23 +229,23 @@ def _metrics_folder() -> Iterator[str]:
 
 
 class _Signalled:
-    """Counts the signals that came in; its socket can be waited for."""
+    """The signals that came in; its socket can be waited for."""
 
     def __init__(self, receiving: socket.socket) -> None:
         self.socket = receiving
 
-    def take(self) -> int:
-        """How many came since the last call."""
+    def take(self) -> bytes:
+        """The numbers of those that came since the last call."""
         readable, _, _ = select.select([self.socket], [], [], 0)
-        return len(self.socket.recv(64)) if readable else 0
+        return self.socket.recv(64) if readable else b""
 
 
 @contextmanager
 def _signals() -> Iterator[_Signalled]:
-    """SIGTERM and SIGINT as something to wait for."""
+    """SIGTERM, SIGINT and SIGHUP as something to wait for."""
     receiving, sending = socket.socketpair()
     sending.setblocking(False)
-    before = {name: signal.signal(name, lambda *_: None) for name in (signal.SIGTERM, signal.SIGINT)}
+    before = {name: signal.signal(name, lambda *_: None) for name in SIGNALS}
     descriptor = signal.set_wakeup_fd(sending.fileno())
     try:
         yield _Signalled(receiving)

@@ -1,6 +1,8 @@
 """The console command: what it lists, how it finds a stage, and what it says when it cannot."""
 
 import ast
+import os
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -132,3 +134,22 @@ def test_input_that_can_be_mended_is_told_without_a_traceback(tmp_path: Path) ->
 
     with pytest.raises(SystemExit, match=r"candor train-head: .*nowhere is no backbone: .* make one with"):
         candor.main(arguments)
+
+
+def test_no_command_lets_the_inference_runtime_report_to_its_maker(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    code = "import candor, sys; sys.argv = ['candor', 'serve', '--bundle', 'nowhere', '--port', '0']; candor.main()"
+
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**environment, "XDG_CACHE_HOME": str(cache)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert "is no bundle" in done.stderr
+    assert not cache.exists()

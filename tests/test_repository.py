@@ -1,5 +1,6 @@
 """What a clone promises before any code runs: pins, targets, containers."""
 
+import json
 import re
 import subprocess
 import tomllib
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-REQUIREMENTS = ("build", "serve-cpu", "serve-gpu", "train", "dev")
+REQUIREMENTS = ("build", "image-cpu", "serve-cpu", "serve-gpu", "train", "dev", "sbom")
 PIN = re.compile(r"^([a-z0-9-]+)==([^ ;]+)(.*?)(?=^[a-z0-9-]+==|\Z)", re.MULTILINE | re.DOTALL)
 
 
@@ -53,7 +54,7 @@ def test_the_service_installs_nothing_it_trains_with(repository: Path, name: str
     assert ("onnxruntime-gpu" in installed) == (name == "serve-gpu")
 
 
-@pytest.mark.parametrize("name", ["serve-cpu", "train"])
+@pytest.mark.parametrize("name", ["image-cpu", "serve-cpu", "train"])
 def test_what_is_tested_is_what_is_installed(repository: Path, name: str) -> None:
     tested = pins(repository, "dev")
 
@@ -99,8 +100,8 @@ def test_ci_and_the_hooks_run_the_targets_that_people_run(repository: Path) -> N
 def test_compose_keeps_the_gallery_in_a_volume_that_outlives_the_container(compose: dict[str, Any]) -> None:
     mounts = [mount.split(":") for mount in compose["services"]["candor"]["volumes"]]
 
-    assert [target for _, target in mounts] == ["/data/gallery"]
-    assert [source for source, _ in mounts] == list(compose["volumes"])
+    assert mounts == [["gallery", "/data/gallery"]]
+    assert "gallery" in compose["volumes"]
 
 
 def test_compose_restarts_the_service_and_lets_it_drain(compose: dict[str, Any]) -> None:
@@ -108,16 +109,16 @@ def test_compose_restarts_the_service_and_lets_it_drain(compose: dict[str, Any])
 
     assert service["restart"] == "unless-stopped"
     assert re.fullmatch(r"\d+s", service["stop_grace_period"])
-    assert service["read_only"] is True
 
 
 def test_compose_and_image_ask_the_service_itself_whether_it_is_ready(
     repository: Path, compose: dict[str, Any]
 ) -> None:
-    dockerfile = (repository / "Dockerfile").read_text().replace("\\\n", " ")
+    dockerfile = (repository / "Dockerfile").read_text()
+    asked = compose["services"]["candor"]["healthcheck"]["test"][1:]
 
-    assert "/readyz" in " ".join(compose["services"]["candor"]["healthcheck"]["test"])
-    assert re.search(r"^HEALTHCHECK .*/readyz", dockerfile, re.MULTILINE)
+    assert f"CMD {json.dumps(asked)}" in dockerfile
+    assert "/readyz" in (repository / "deploy" / "image" / Path(asked[-1]).name).read_text()
 
 
 def test_the_image_runs_as_nobody_special_and_drains_on_sigterm(repository: Path) -> None:
@@ -126,4 +127,3 @@ def test_the_image_runs_as_nobody_special_and_drains_on_sigterm(repository: Path
     assert re.search(r"^USER 10001", dockerfile, re.MULTILINE)
     assert re.search(r"^STOPSIGNAL SIGTERM$", dockerfile, re.MULTILINE)
     assert re.search(r'^ENTRYPOINT \["candor", "serve"\]$', dockerfile, re.MULTILINE)
-    assert {"cpu", "gpu"} <= set(re.findall(r"^FROM \S+ AS (\S+)$", dockerfile, re.MULTILINE))

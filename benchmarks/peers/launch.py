@@ -101,7 +101,7 @@ def _environment(contender: Contender, setup: Setup, bundle: Bundle, port: int, 
             {
                 "bundle": bundle.path.resolve(),
                 "gallery": folder / "gallery",
-                "api_key": None,
+                "api_keys": None,
                 "port": port,
                 "workers": setup.workers,
             }

@@ -65,7 +65,7 @@ def measure(bundle: Path, photos: Sequence[Path], requests: int, every: int) -> 
         RuntimeError: where the server has counted other images than were sent.
     """
     with tempfile.TemporaryDirectory(prefix="candor-bench-") as folder, worker() as client:
-        overrides = {"bundle": bundle.resolve(), "gallery": f"{folder}/gallery", "api_key": None}
+        overrides = {"bundle": bundle.resolve(), "gallery": f"{folder}/gallery", "api_keys": None}
         with serving(overrides, Path(folder)) as server:
             samples = [_sample(server.pid, 0, 0.0)]
             while (sent := samples[-1]["requests"]) < requests:

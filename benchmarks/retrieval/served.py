@@ -52,6 +52,6 @@ def served_round(task: ServedTask) -> dict[str, Any]:
 @contextmanager
 def gallery_server(bundle: Path, gallery: Path, folder: Path) -> Iterator[Server]:
     """A server on a gallery's folder, with its log in `folder`."""
-    overrides = {"bundle": bundle.resolve(), "gallery": str(gallery.resolve()), "api_key": None}
+    overrides = {"bundle": bundle.resolve(), "gallery": str(gallery.resolve()), "api_keys": None}
     with serving(overrides, folder) as server:
         yield server

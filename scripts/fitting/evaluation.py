@@ -1,7 +1,7 @@
-"""How well the head ranks on what was held out: by class, through `candor evaluate`, or by instance, here.
+"""How well the head ranks views of images that were held out, where there are no classes to judge by.
 
-Both write results.json of one form. Where all answers are right, or all wrong, there is nothing to rank: the figures of
-the scores are left out.
+It writes a results.json of the form that `candor evaluate` writes. Where all answers are right, or all wrong, there is
+nothing to rank: the figures of the scores are left out.
 """
 
 from collections.abc import Sequence
@@ -14,32 +14,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.augment import Augmentation, view
-from models.dataset import Dataset, limited_index, select
-from models.datasets import open_dataset
+from models.dataset import Dataset
 from models.heads import embed
 from models.representations import Representations
-from scripts import evaluate
 from scripts.bench.intervals import interval
 from scripts.common import command_line, current_commit, write_json
 from scripts.evaluate import HEAD, RISK, Run, Scores, selective
 from scripts.pictures import montage, plot_risk_coverage
 from uncertainty import metrics
 from uncertainty.bootstrap import auroc_resamples, cluster_bootstrap
-from uncertainty.neighbours import k_nearest, nearest_neighbour
+from uncertainty.neighbours import k_nearest
 
 REPETITIONS = 200  # bootstrap resamples
-
-
-def evaluate_by_class(run: Run, name: str, spec: str, arguments: Sequence[str]) -> None:
-    """Retrieval by class among the images of a spec: `candor evaluate` with these arguments."""
-    dataset = open_dataset(spec)
-    dataset = select(dataset, limited_index(len(dataset), None))  # as `candor evaluate` does: one cache for both
-    neighbour, _ = nearest_neighbour(embed(run.head.module, run.represent(name, dataset)))
-    correct = dataset.labels[neighbour] == dataset.labels
-    if 0 < correct.sum() < correct.size:
-        evaluate.main(arguments)
-    else:
-        _write(run, name, {"images": len(dataset), "classes": len(dataset.classes), **_recall(correct, dataset.labels)})
 
 
 def evaluate_by_instance(

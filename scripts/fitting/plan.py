@@ -12,9 +12,9 @@ from models.heads import DESCRIPTION_FILE, load_head
 from models.methods.fit import Schedule
 from models.methods.registry import METHODS
 from models.representations import load_representations
-from scripts import cache_representations, calibrate, export, import_backbone, import_pvu, train_head
+from scripts import cache_representations, calibrate, evaluate, export, import_backbone, import_pvu, train_head
 from scripts.evaluate import Run
-from scripts.fitting.evaluation import evaluate_by_class, evaluate_by_instance
+from scripts.fitting.evaluation import evaluate_by_instance
 from scripts.fitting.ledger import Stage, read_json
 from scripts.fitting.split import INSTANCES, FitError, Split, require_readable
 from scripts.reproduce import VIEWS
@@ -115,8 +115,8 @@ class Plan:
 
     def _bundle(self) -> Stage:
         arguments = [*self._judged(), "--calibration", self._path("calibration"), "--data", self._spec("training")]
-        arguments += ["--name", self._options.name]
-        return self._command("bundle", self._export, "export", arguments)
+        arguments += ["--evaluation", self._path(RESULTS), "--name", self._options.name]
+        return self._command("bundle", export.main, "export", arguments)
 
     def _check_head(self, arguments: Sequence[str]) -> None:
         load_head(self.head, load_backbone(self.backbone).hash)
@@ -125,20 +125,15 @@ class Plan:
         require_readable(open_dataset(self._options.data), self._options.workers)
 
     def _evaluate(self, arguments: Sequence[str]) -> None:
+        if self._split.kind != INSTANCES:
+            evaluate.main(arguments)
+            return
         backbone = load_backbone(self.backbone)
         head, out = load_head(self.head, backbone.hash), self._options.out
         run = Run(backbone, head, out / "evaluation", self._options.workers, self._options.device)
-        spec = self._spec("evaluation")
-        if self._split.kind != INSTANCES:
-            evaluate_by_class(run, self._split.kind, spec, arguments)
-            return
         names = ["evaluation", "statistics" if self._options.pvu else "training", "reference"]
         queries, *others = [load_representations(out / f"{name}-cache", backbone.hash) for name in names]
-        evaluate_by_instance(run, self._split.kind, open_dataset(spec), queries, others)
-
-    def _export(self, arguments: Sequence[str]) -> None:
-        scores = read_json(self._options.out / RESULTS)["data"][self._split.kind]["scores"]
-        export.main([*arguments, *(["--evaluation", self._path(RESULTS)] if scores else [])])
+        evaluate_by_instance(run, self._split.kind, open_dataset(self._spec("evaluation")), queries, others)
 
     def _command(
         self, name: str, run: Callable[[Sequence[str]], None], command: str, arguments: Sequence[str]

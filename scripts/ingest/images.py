@@ -39,6 +39,13 @@ def read_images(place: Path, label_field: str) -> list[Image]:
     return images
 
 
+def below(folder: Path) -> Iterator[Path]:
+    """Every image below a folder, by its name, in order."""
+    for root, folders, names in os.walk(folder):
+        folders.sort()
+        yield from (Path(root, name) for name in sorted(names) if Path(name).suffix.lower() in IMAGES)
+
+
 def with_label(payload: Mapping[str, Any], label_field: str, label: str) -> dict[str, Any]:
     """A payload with a label at a dotted path."""
     name, _, rest = label_field.partition(".")
@@ -49,14 +56,10 @@ def with_label(payload: Mapping[str, Any], label_field: str, label: str) -> dict
 
 
 def _of_folder(folder: Path, label_field: str) -> Iterator[Image]:
-    for root, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(root, name)
-            if path.suffix.lower() in IMAGES:
-                item_id = path.relative_to(folder).as_posix()
-                label = "" if Path(root) == folder else path.parent.name
-                yield Image(path, item_id, _payload({"path": item_id}, label_field, label))
+    for path in below(folder):
+        item_id = path.relative_to(folder).as_posix()
+        label = "" if path.parent == folder else path.parent.name
+        yield Image(path, item_id, _payload({"path": item_id}, label_field, label))
 
 
 def _of_csv(path: Path, label_field: str) -> Iterator[Image]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scripts.client import GalleryInfo
 from scripts.ingest.images import Image
 
 
@@ -30,6 +31,13 @@ def as_sent(image: Image, options: Mapping[str, Any]) -> Sent:
     file = image.path.stat()
     said = hashlib.sha256(json.dumps([image.payload, options], sort_keys=True).encode()).hexdigest()[:16]
     return Sent(image.id, file.st_size, file.st_mtime_ns, said)
+
+
+def journal_path(source: Path, url: str, about: GalleryInfo) -> Path:
+    """Beside the folder or CSV, another for each server and bundle."""
+    owner = hashlib.sha256(f"{url.rstrip('/')} {about.bundle_hash}".encode()).hexdigest()[:8]
+    place = source.resolve()
+    return place.with_name(f"{place.name}.{owner}.added.jsonl")
 
 
 class Journal:

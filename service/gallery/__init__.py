@@ -2,17 +2,17 @@
 
 import asyncio
 import importlib
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from service.gallery.base import Gallery, GalleryError
 from service.gallery.checked import CheckedGallery
 from service.gallery.engine import Engine
 from service.gallery.options import EngineOptions
+from service.gallery.survey import Survey
 
-__all__ = ["folder_of", "open_gallery"]
+__all__ = ["folder_of", "open_gallery", "survey_gallery"]
 
 ENGINES: Final = {
     "file": "lance",
@@ -42,10 +42,23 @@ async def open_gallery(
         GalleryUnavailable: where the engine cannot be reached now.
     """
     module, place = _engine_of(location)
-    engine: Engine = await (await asyncio.to_thread(_opener, module))(
+    package = await asyncio.to_thread(_package, module)
+    engine: Engine = await package.open_engine(
         place, dimension=dimension, bundle_hash=bundle_hash, options=options or EngineOptions()
     )
     return CheckedGallery(engine, dimension)
+
+
+async def survey_gallery(
+    location: str, *, dimension: int, bundle_hash: str, options: EngineOptions | None = None
+) -> Survey:
+    """What `open_gallery` would find: nothing is made or changed; the arguments and errors are the same."""
+    module, place = _engine_of(location)
+    package = await asyncio.to_thread(_package, module)
+    found: Survey = await package.survey(
+        place, dimension=dimension, bundle_hash=bundle_hash, options=options or EngineOptions()
+    )
+    return found
 
 
 def folder_of(location: str) -> Path | None:
@@ -56,16 +69,15 @@ def folder_of(location: str) -> Path | None:
     return Path(unquote(urlsplit(location).path)) if scheme == "file" else None
 
 
-def _opener(module: str) -> Callable[..., Awaitable[Engine]]:
+def _package(module: str) -> Any:
     """An engine's package takes seconds to import: not before it is needed, and not on the event loop."""
     try:
-        opener: Callable[..., Awaitable[Engine]] = importlib.import_module(module).open_engine
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
         engine = module.rpartition(".")[2]
         if error.name is None or error.name.startswith("service") or engine not in EXTRAS:
             raise
         raise GalleryError(f"{engine}:// needs {error.name}: pip install 'candor[{engine}]'") from error
-    return opener
 
 
 def _engine_of(location: str) -> tuple[str, str]:

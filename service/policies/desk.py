@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar, get_args
 
@@ -14,7 +14,7 @@ from service.policies.policy import Policy
 from service.policies.promise import Target
 from service.policies.state import GalleryState, Sketcher
 from service.policies.store import Answer, Audited, PolicyStore, Watched
-from service.telemetry import Logger, Metrics
+from service.telemetry import BundleMetrics, Logger
 
 TICK_S: Final = 1.0  # between two looks at what other processes wrote, and two writes of what was answered
 COUNT_EVERY_S: Final = 10.0
@@ -59,7 +59,7 @@ class Policies:
         store: PolicyStore,
         gallery: Gallery,
         bundle_hash: str,
-        metrics: Metrics,
+        metrics: BundleMetrics,
         logger: Logger,
         *,
         max_change: float,
@@ -169,7 +169,7 @@ class Policies:
         async for items in self._gallery.scan():
             await asyncio.to_thread(sketcher.add, items)
         self._state, self._looked = sketcher.state(), time.monotonic()
-        self._publish()
+        self.publish()
         return self._state
 
     async def _loop(self) -> None:
@@ -212,14 +212,11 @@ class Policies:
 
     async def _refresh(self) -> None:
         self._known = await asyncio.to_thread(self._read)
-        self._publish()
+        self.publish()
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
         """Set each policy's gauge, and warn of one whose promise no longer holds."""
-        for name in self._said.keys() - self._known.keys():
-            for status in STATUSES:
-                self._metrics.policy_status.labels(name, status).set(False)
-            del self._said[name]
+        self._lower(self._said.keys() - self._known.keys())
         for name in self._known:
             standing = self.standing(name)
             for status in STATUSES:
@@ -229,6 +226,16 @@ class Policies:
                     "a policy's promise may not hold", policy=name, status=standing.status, reasons=standing.reasons
                 )
             self._said[name] = standing.status
+
+    def withdraw(self) -> None:
+        """Let no gauge speak of these policies: they are of a bundle that is served no more."""
+        self._lower(set(self._said))
+
+    def _lower(self, names: Iterable[str]) -> None:
+        for name in names:
+            for status in STATUSES:
+                self._metrics.policy_status.labels(name, status).set(False)
+            del self._said[name]
 
     def _read(self) -> dict[str, _Known]:
         return {

@@ -288,21 +288,27 @@ class PolicyStore:
             database = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = FULL")
-            self._require_format(database)
+            require_format(database, self._path)
             database.executescript(SCHEMA)
             database.execute(f"PRAGMA user_version = {FORMAT}")
             self._database = database
         return self._database
 
-    def _require_format(self, database: sqlite3.Connection) -> None:
-        (found,) = database.execute("PRAGMA user_version").fetchone()
-        (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if tables and found != FORMAT:
-            database.close()
-            raise PolicyStoreError(
-                f"{self._path} is of format {found}, and this version keeps policies in format {FORMAT}: move it away "
-                "or set CANDOR_POLICIES, and make the policies anew"
-            )
+
+def require_format(database: sqlite3.Connection, path: Path) -> None:
+    """Refuse a file that another version of candor wrote, and close it; one without tables is of every format.
+
+    Raises:
+        PolicyStoreError: saying what to do.
+    """
+    (found,) = database.execute("PRAGMA user_version").fetchone()
+    (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if tables and found != FORMAT:
+        database.close()
+        raise PolicyStoreError(
+            f"{path} is of format {found}, and this version keeps policies in format {FORMAT}: move it away "
+            "or set CANDOR_POLICIES, and make the policies anew"
+        )
 
 
 def _as_key(target: Target) -> tuple[float, float, str]:

@@ -3,24 +3,27 @@
 import io
 import time
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import orjson
 from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from service.decide import Threshold, abstained, default_threshold, resolve_threshold
+from service.answering import AbstainOptions, answer_images, as_members, as_rows, check_count
+from service.decide import Threshold
 from service.decoding import Source
-from service.errors import InvalidOption, Malformed, Problem, TooManyImages
-from service.intake import Submission, answer_in_time, deadline_after, parse_options, read_submission
-from service.lifecycle import Services, services_of
-from service.openapi import IMAGE, READING, body, errors, options_as_query, properties
+from service.errors import InvalidOption, Malformed, Problem
+from service.generation import Services
+from service.intake import Submission, parse_options, read_submission
+from service.lifecycle import services_of
+from service.openapi import IMAGE, PICTURE, READING, body, errors, options_as_query, properties
 from service.pipeline import Embedded, Outcome, timing_ms
 from service.schemas import EmbedAnswer
 from service.settings import Settings
-from service.vectors import Encoding, encode_embedding
+from service.stages import note_stage
+from service.vectors import Encoding
 
 NPY: Final = "application/x-npy"
 RAW: Final = "application/octet-stream"
@@ -28,22 +31,9 @@ RAW: Final = "application/octet-stream"
 router = APIRouter(tags=["embed"])
 
 
-class EmbedOptions(BaseModel):
+class EmbedOptions(AbstainOptions):
     """What `/embed` may be asked beside the images."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    max_uncertainty: float | None = Field(
-        default=None, allow_inf_nan=False, description="Abstain above this raw uncertainty."
-    )
-    max_percentile: float | None = Field(
-        default=None, ge=0, le=1, description="Abstain above this percentile of uncertainty; excludes max_uncertainty."
-    )
-    on_abstain: Literal["flag", "omit", "error"] = Field(
-        default="flag",
-        description="`flag`: the embedding is there, `abstained` is true; `omit`: the embedding is null; "
-        "`error`: the image fails with 422 `abstained`.",
-    )
     encoding: Encoding = Field(
         default="float", description="`float`: a list of numbers; `base64`: D little-endian float32."
     )
@@ -70,7 +60,7 @@ _JSON_BODY = {
         "requestBody": body(
             {"images": {"type": "array", "items": IMAGE}, **properties(EmbedOptions)},
             _JSON_BODY,
-            {"images": ["data:image/jpeg;base64,/9j/4AAQ..."], "max_percentile": 0.9},
+            {"images": [PICTURE], "max_percentile": 0.9},
         ),
     },
 )
@@ -88,10 +78,8 @@ async def embed(request: Request) -> Response:
     services = services_of(request)
     submission = await read_submission(request, services.settings, services.pipeline.admission)
     images, options = read_images(submission, services.settings)
-    threshold = resolve_threshold(options.max_uncertainty, options.max_percentile, default_threshold(services.settings))
-    deadline = deadline_after(services.settings.request_timeout_s)
-    outcomes = await answer_in_time(request, services.pipeline.embed(images), deadline)
-    answers = [_abstain(outcome, threshold, options, services) for outcome in outcomes]
+    threshold = options.threshold(services.settings)
+    answers = await answer_images(request, images, threshold, options, services)
     accepted = request.headers.get("accept", "")
     array = next((kind for kind in (NPY, RAW) if kind in accepted), None)
     for answer in answers:
@@ -101,9 +89,11 @@ async def embed(request: Request) -> Response:
     if array is None:
         content = _as_json(answers, threshold, options, services)
     else:
-        rows = _as_rows(answers, threshold, options)
+        rows = as_rows([answer for answer in answers if isinstance(answer, Embedded)], threshold, options)
         content = _as_npy(rows) if array == NPY else rows.tobytes()
-    services.metrics.stage_seconds.labels("encode").observe(time.perf_counter() - started)
+    ended = time.perf_counter()
+    services.metrics.stage_seconds.labels("encode").observe(ended - started)
+    note_stage("encode", started, ended, bytes=len(content))
     return Response(content, media_type=array or "application/json")
 
 
@@ -124,10 +114,7 @@ def read_images(submission: Submission, settings: Settings) -> tuple[list[Source
         if wrong := {file.name for file in submission.files} - {"images"}:
             raise InvalidOption(f"files belong in the field `images`, not {', '.join(sorted(wrong))}")
     options = parse_options(EmbedOptions, fields)
-    if not images:
-        raise Malformed("the request has no images")
-    if len(images) > settings.max_images_per_request:
-        raise TooManyImages(f"{len(images)} images, and the limit is {settings.max_images_per_request} per request")
+    check_count(len(images), settings)
     return images, options
 
 
@@ -137,23 +124,9 @@ def _text_images(value: Any) -> list[Source]:
     return value
 
 
-def _abstain(outcome: Outcome, threshold: Threshold, options: EmbedOptions, services: Services) -> Outcome:
-    """The outcome, or the error it becomes when abstained with `on_abstain=error`."""
-    if isinstance(outcome, Problem) or not _abstains(outcome, threshold):
-        return outcome
-    services.metrics.abstentions.labels("uncertain_image").inc()
-    if options.on_abstain != "error":
-        return outcome
-    return abstained(outcome.scores.uncertainty, outcome.scores.percentile, threshold)
-
-
-def _abstains(embedded: Embedded, threshold: Threshold) -> bool:
-    return threshold.exceeded(embedded.scores.uncertainty, embedded.scores.percentile)
-
-
 def _as_json(answers: Sequence[Outcome], threshold: Threshold, options: EmbedOptions, services: Services) -> bytes:
     content = {
-        "bundle": services.bundle.manifest.name,
+        "bundle": services.name,
         "bundle_hash": services.bundle.hash,
         "threshold": threshold.as_dict(),
         "results": [_result(answer, threshold, options) for answer in answers],
@@ -165,26 +138,7 @@ def _as_json(answers: Sequence[Outcome], threshold: Threshold, options: EmbedOpt
 def _result(answer: Outcome, threshold: Threshold, options: EmbedOptions) -> dict[str, Any]:
     if isinstance(answer, Problem):
         return {"status": "error", "error": answer.as_dict()}
-    scores, abstains = answer.scores, _abstains(answer, threshold)
-    omit = abstains and options.on_abstain == "omit"
-    return {
-        "status": "ok",
-        "embedding": None if omit else encode_embedding(scores.embedding, options.encoding),
-        "uncertainty": scores.uncertainty,
-        "percentile": scores.percentile,
-        "novelty": scores.novelty,
-        "novelty_percentile": scores.novelty_percentile,
-        "abstained": abstains,
-    }
-
-
-def _as_rows(answers: Sequence[Outcome], threshold: Threshold, options: EmbedOptions) -> NDArray[np.float32]:
-    """(B, D) little-endian embeddings."""
-    embedded = [answer for answer in answers if isinstance(answer, Embedded)]
-    rows = np.stack([answer.scores.embedding for answer in embedded])
-    if options.on_abstain == "omit":
-        rows[[_abstains(answer, threshold) for answer in embedded]] = np.nan
-    return rows.astype("<f4", copy=False)
+    return {"status": "ok", **as_members(answer, threshold, options, options.encoding)}
 
 
 def _as_npy(rows: NDArray[np.float32]) -> bytes:

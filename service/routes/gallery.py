@@ -1,16 +1,19 @@
 """The gallery: items with an embedding, an uncertainty and a payload, put in, looked at and taken out."""
 
 import asyncio
+import time
 from collections.abc import Coroutine, Sequence
 from typing import Annotated, Any, Final, TypeVar
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from service.errors import DeadlineExceeded, InvalidOption, Malformed, Problem, UnknownId
+from service.errors import DeadlineExceeded, InvalidOption, Problem, UnknownId
+from service.fields import Fields
 from service.gallery.base import Item
-from service.intake import DEADLINE, deadline_after, parse_json_field, parse_options, read_submission
+from service.generation import Services
+from service.intake import DEADLINE, deadline_after, parse_json_field, parse_options, read_json, read_submission
 from service.items import (
     ManyFields,
     ManyForm,
@@ -24,21 +27,21 @@ from service.items import (
     read_put,
     to_items,
 )
-from service.lifecycle import Services, services_of
-from service.openapi import IMAGE, READING, body, errors, options_as_query, properties
+from service.lifecycle import services_of
+from service.openapi import IMAGE, PICTURE, READING, body, errors, options_as_query, properties
 from service.schemas import Deleted, GalleryPage, ItemWithEmbedding, StoredBody, StoredMany
+from service.stages import note_stage
 from service.vectors import Encoding, encode_embedding
 
 MAX_PAGE: Final = 1000
+MAX_OFFSET: Final = 2**31 - 1
 Value = TypeVar("Value")
 
 router = APIRouter(tags=["gallery"])
 
 
-class DeleteFields(BaseModel):
+class DeleteFields(Fields):
     """Which items to delete: exactly one of the two."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     ids: list[str] | None = Field(default=None, description="Items of these ids.")
     filter: dict[str, Any] | None = Field(default=None, description="Items that pass this filter, which is not empty.")
@@ -52,7 +55,7 @@ class DeleteFields(BaseModel):
         "requestBody": body(
             {**properties(PutFields), "image": IMAGE},
             properties(PutFields),
-            {"image": "data:image/jpeg;base64,/9j/4AAQ...", "payload": {"camera": "north"}},
+            {"image": PICTURE, "payload": {"camera": "north"}},
         ),
     },
 )
@@ -64,14 +67,14 @@ async def put_item(request: Request, id: str) -> Response:
     `max_percentile` an item above it is refused with 422 `abstained`. An id may contain slashes.
     """
     services = services_of(request)
-    item_id = check_id(id)
+    gallery, item_id = services.gallery, check_id(id)
     submission = await read_submission(request, services.settings, services.pipeline.admission, optional_body=True)
     new, threshold = read_put(item_id, submission)
     deadline = deadline_after(services.settings.request_timeout_s)
     outcome = (await to_items(request, [new], threshold, services, deadline))[0]
     if isinstance(outcome, Problem):
         raise outcome
-    await finish_in_time(services.gallery.upsert([outcome]), deadline)
+    await finish_in_time(gallery.upsert([outcome]), deadline)
     return _json(_stored([outcome], services)[0])
 
 
@@ -91,7 +94,7 @@ async def put_item(request: Request, id: str) -> Response:
                 },
                 "application/json": {
                     "schema": {"type": "object", "properties": properties(ManyFields)},
-                    "example": {"items": [{"id": "a", "image": "/9j/4AAQ...", "payload": {"camera": "north"}}]},
+                    "example": {"items": [{"id": "a", "image": PICTURE, "payload": {"camera": "north"}}]},
                 },
             },
         },
@@ -103,6 +106,7 @@ async def put_items(request: Request) -> Response:
     Send JSON with `items`, or a form whose `images` files are stored under their file names, with `payloads` by id.
     """
     services = services_of(request)
+    gallery = services.gallery
     submission = await read_submission(request, services.settings, services.pipeline.admission)
     entries, threshold = await asyncio.to_thread(read_many, submission)
     check_counts(entries, services.settings.max_images_per_request)
@@ -112,7 +116,7 @@ async def put_items(request: Request) -> Response:
     outcomes = [next(made) if isinstance(entry, NewItem) else entry.problem for entry in entries]
     items = [outcome for outcome in outcomes if isinstance(outcome, Item)]
     if items:
-        await finish_in_time(services.gallery.upsert(items), deadline)
+        await finish_in_time(gallery.upsert(items), deadline)
     stored = iter(_stored(items, services))
     results = [
         next(stored) if isinstance(outcome, Item) else {"status": "error", "id": entry.id, "error": outcome.as_dict()}
@@ -125,7 +129,7 @@ async def put_items(request: Request) -> Response:
 async def page_items(
     request: Request,
     limit: Annotated[int, Query(ge=0, le=MAX_PAGE, description="Items on the page.")] = 100,
-    offset: Annotated[int, Query(ge=0, description="Items before the page.")] = 0,
+    offset: Annotated[int, Query(ge=0, le=MAX_OFFSET, description="Items before the page.")] = 0,
     filter: Annotated[str | None, Query(description="A filter as JSON text.")] = None,
 ) -> Response:
     """The gallery's size, bundle and engine, and a page of its items from the least to the most uncertain."""
@@ -140,7 +144,7 @@ async def page_items(
         {
             "count": count,
             "passing": passing,
-            "bundle": services.bundle.manifest.name,
+            "bundle": services.name,
             "bundle_hash": services.bundle.hash,
             "dimension": services.bundle.manifest.dimension,
             "engine": gallery.engine,
@@ -191,10 +195,7 @@ async def delete_item(request: Request, id: str) -> Response:
 async def delete_items(request: Request) -> Response:
     """Delete by ids or by filter: JSON with exactly one of `ids` and `filter`; an empty filter is refused."""
     services = services_of(request)
-    submission = await read_submission(request, services.settings, services.pipeline.admission)
-    if submission.kind != "json":
-        raise Malformed("send JSON with ids or filter")
-    fields = parse_options(DeleteFields, submission.fields)
+    fields = parse_options(DeleteFields, await read_json(request, services.settings, services.pipeline.admission))
     if (fields.ids is None) == (fields.filter is None):
         raise InvalidOption("give exactly one of ids and filter")
     deadline = deadline_after(services.settings.request_timeout_s)
@@ -211,13 +212,15 @@ async def finish_in_time(work: Coroutine[Any, Any, Value], deadline: float) -> V
     Raises:
         DeadlineExceeded: after the deadline.
     """
-    task = asyncio.ensure_future(work)
+    task, started = asyncio.ensure_future(work), time.perf_counter()
     try:
         async with asyncio.timeout_at(deadline):
             return await asyncio.shield(task)
     except TimeoutError as error:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         raise DeadlineExceeded(f"{DEADLINE}; a change may still take effect") from error
+    finally:
+        note_stage("gallery", started, time.perf_counter())
 
 
 def _filter(text: str | None) -> dict[str, Any] | None:

@@ -1,15 +1,17 @@
 """Probes, metrics, and what is served."""
 
 import asyncio
+from dataclasses import asdict
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.decide import default_threshold
-from service.lifecycle import Services, lifecycle_of, services_of
+from service.generation import Services
+from service.lifecycle import generation_of, lifecycle_of, services_of
 from service.openapi import errors, package_version
-from service.schemas import HealthBody, ModelBody
+from service.schemas import HealthBody, ModelBody, ModelsBody
 from service.telemetry import Metrics
 
 COUNT_TIMEOUT_S: Final = 1.0
@@ -41,37 +43,33 @@ async def readyz(request: Request) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@router.get("/model", responses={200: {"model": ModelBody}, **errors(401, 503)})
+@router.get("/model", responses={200: {"model": ModelBody}, **errors(400, 401, 503)})
 async def model(request: Request) -> dict[str, Any]:
-    """The bundle, the device it runs on, and the limits that hold."""
-    services = services_of(request)
-    manifest, settings = services.bundle.manifest, services.settings
+    """A bundle, the device it runs on, and the limits that hold."""
+    return _model(services_of(request))
+
+
+@router.get("/models", responses={200: {"model": ModelsBody}, **errors(401, 503)})
+async def models(request: Request) -> dict[str, Any]:
+    """Every bundle that is served."""
+    generation = generation_of(request)
     return {
-        "bundle": manifest.name,
-        "bundle_hash": services.bundle.hash,
-        "backbone": manifest.backbone.name,
-        "dimension": manifest.dimension,
-        "preprocessing": manifest.preprocessing.model_dump(),
-        "reference": {"dataset": manifest.reference.dataset, "count": manifest.reference.count},
-        "training": manifest.training.model_dump(),
-        "metrics": manifest.metrics,
-        "device": services.session.device.value,
-        **{name: getattr(services.session.tuning, name) for name in ("threads", "lanes", "max_batch")},
-        "threshold": default_threshold(settings).as_dict(),
-        "limits": {name: getattr(settings, name) for name in LIMITS},
-        "version": package_version(),
+        "default": generation.default.name,
+        "models": [_model(services) for services in generation.by_name.values()],
     }
 
 
 @router.get(
-    "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}, "description": "Prometheus."}}
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}, "description": "Prometheus."}, **errors(401)},
 )
 async def metrics(request: Request) -> Response:
     """Every `candor_*` metric, as Prometheus reads it."""
     registered: Metrics = request.app.state.metrics
     lifecycle = lifecycle_of(request)
-    if lifecycle.services is not None:
-        await _count_gallery(lifecycle.services)
+    served = lifecycle.generation.by_name.values() if lifecycle.generation else ()
+    await asyncio.gather(*(_count_gallery(services) for services in served if services.kept is not None))
     lifecycle.publish(registered)
     return Response(registered.render(), media_type=CONTENT_TYPE_LATEST)
 
@@ -84,3 +82,24 @@ async def _count_gallery(services: Services) -> None:
     except Exception as error:
         services.metrics.gallery_items.set(float("nan"))
         services.logger.warning("gallery not counted", error=repr(error))
+
+
+def _model(services: Services) -> dict[str, Any]:
+    manifest, settings, hub = services.bundle.manifest, services.settings, services.located.hub
+    return {
+        "bundle": services.name,
+        "bundle_hash": services.bundle.hash,
+        "hub": asdict(hub) if hub else None,
+        "gallery": services.kept is not None,
+        "backbone": manifest.backbone.name,
+        "dimension": manifest.dimension,
+        "preprocessing": manifest.preprocessing.model_dump(),
+        "reference": {"dataset": manifest.reference.dataset, "count": manifest.reference.count},
+        "training": manifest.training.model_dump(),
+        "metrics": manifest.metrics,
+        "device": services.session.device.value,
+        **{name: getattr(services.session.tuning, name) for name in ("threads", "lanes", "max_batch")},
+        "threshold": default_threshold(settings).as_dict(),
+        "limits": {name: getattr(settings, name) for name in LIMITS},
+        "version": package_version(),
+    }

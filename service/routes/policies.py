@@ -2,18 +2,20 @@
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
 import orjson
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
+from pydantic import Field, FiniteFloat, field_validator, model_validator
 
-from service.errors import InvalidOption, Malformed, NotFound, Problem
+from service.errors import InvalidOption, NotFound, Problem
 from service.evidence import Grouping
-from service.intake import Submission, parse_options, read_submission
-from service.lifecycle import Services, services_of
+from service.fields import Fields
+from service.generation import Services
+from service.intake import parse_options, read_json
+from service.lifecycle import services_of
 from service.openapi import errors, inlined
 from service.policies.describe import as_dict
 from service.policies.making import PolicyError, make_policy
@@ -61,10 +63,8 @@ class AlreadyJudged(Problem):
     title = "The answer was judged before"
 
 
-class TargetFields(BaseModel):
+class TargetFields(Fields):
     """At most a share `alpha` of accepted matches is wrong; the promise fails with probability `delta` at most."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     alpha: float = Field(gt=0, lt=1)
     delta: float = Field(gt=0, lt=1)
@@ -76,10 +76,8 @@ class TargetFields(BaseModel):
     )
 
 
-class LabelledFields(BaseModel):
+class LabelledFields(Fields):
     """A query that was searched with, as `/retrieve` told its evidence, and whether its best match was right."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     evidence: dict[str, FiniteFloat] = Field(description=f"Any of {', '.join(INPUTS)}.")
     correct: bool | None = Field(
@@ -104,10 +102,8 @@ class LabelledFields(BaseModel):
         return self
 
 
-class NewPolicy(BaseModel):
+class NewPolicy(Fields):
     """What a policy is made of."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(description="1 to 64 letters, digits, dots, dashes or underscores.")
     targets: list[TargetFields] = Field(min_length=1, max_length=MAX_TARGETS)
@@ -129,10 +125,8 @@ class NewPolicy(BaseModel):
         return self
 
 
-class Feedback(BaseModel):
+class Feedback(Fields):
     """Whether an answer given under a policy was right."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     request_id: str = Field(description="That of the answer: its X-Request-ID header.")
     correct: bool | None = Field(
@@ -171,7 +165,7 @@ async def make(request: Request) -> Response:
     asked for. The promise is for queries drawn as these were, against the gallery as it is now.
     """
     services = services_of(request)
-    fields = parse_options(NewPolicy, _json_of(await _read(request, services)))
+    fields = parse_options(NewPolicy, await read_json(request, services.settings, services.pipeline.admission))
     settings = services.settings
     gallery = await services.policies.look_at_gallery()
     try:
@@ -238,7 +232,7 @@ async def feedback(request: Request) -> Response:
     prove nothing. Answers can be judged for 30 days.
     """
     services = services_of(request)
-    fields = parse_options(Feedback, _json_of(await _read(request, services)))
+    fields = parse_options(Feedback, await read_json(request, services.settings, services.pipeline.admission))
     try:
         loss = _loss(await services.policies.answer(fields.request_id), fields)
         answer, audited = await services.policies.judge_answer(fields.request_id, loss)
@@ -267,16 +261,6 @@ def _loss(answer: Answer, fields: Feedback) -> float:
         return answer.target.loss([bool(fields.correct)] if fields.relevant is None else fields.relevant)
     except ValueError as error:
         raise InvalidOption(f"relevant: {error}") from error
-
-
-async def _read(request: Request, services: Services) -> Submission:
-    return await read_submission(request, services.settings, services.pipeline.admission)
-
-
-def _json_of(submission: Submission) -> Mapping[str, Any]:
-    if submission.kind != "json":
-        raise Malformed("send JSON")
-    return submission.fields
 
 
 def _groups(queries: Sequence[LabelledFields]) -> set[str]:

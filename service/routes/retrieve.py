@@ -9,20 +9,23 @@ import numpy as np
 import orjson
 from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
+from pydantic import BeforeValidator, Field, FiniteFloat
 
 from service.decide import NO_THRESHOLD, Threshold, default_threshold, raw_bound, resolve_threshold
 from service.decoding import Source
 from service.errors import InvalidOption, Malformed, Problem, UnknownId
 from service.evidence import DEPTH, evidence_of
+from service.fields import Fields
 from service.gallery.base import Found, Item, Match, Removed
 from service.gallery.filters import parse_filter, passes
+from service.generation import Services
 from service.intake import Submission, answer_in_time, deadline_after, parse_json_field, parse_options, read_submission
-from service.lifecycle import Services, services_of
+from service.lifecycle import services_of
 from service.openapi import IMAGE, READING, body, errors, options_as_query, properties
 from service.pipeline import Timing, timing_ms
 from service.policies.following import Asked, Followed, follow, remember, resolve
 from service.schemas import RetrieveAnswer
+from service.stages import note_stage
 from service.vectors import unit_vector
 
 MAX_LIMIT: Final = 1000
@@ -42,10 +45,8 @@ NO_TIMING: Final = Timing(0.0, 0.0, 0.0)
 router = APIRouter(tags=["retrieve"])
 
 
-class RetrieveOptions(BaseModel):
+class RetrieveOptions(Fields):
     """What `/retrieve` may be asked beside the query."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] | None = Field(
         default=None, description="Most matches to return: 10 if unset, or as many as a policy's promise is about."
@@ -150,6 +151,7 @@ async def retrieve(request: Request) -> Response:
     `reasons` what speaks most against it. Matches are told all the same. The server's own threshold does not hold then.
     """
     services = services_of(request)
+    services.require_gallery()
     submission = await read_submission(request, services.settings, services.pipeline.admission, optional_body=True)
     fields, image = _read_query(submission)
     thresholds = _resolve(fields, services)
@@ -158,7 +160,10 @@ async def retrieve(request: Request) -> Response:
     answer = await answer_in_time(request, _answer(fields, image, thresholds, asked, services), deadline)
     if answer.followed is not None:
         remember(answer.followed, request.scope["state"]["request_id"], services.policies)
-    return Response(_as_json(answer, thresholds, services), media_type="application/json")
+    started = time.perf_counter()
+    content = _as_json(answer, thresholds, services)
+    note_stage("encode", started, time.perf_counter(), bytes=len(content))
+    return Response(content, media_type="application/json")
 
 
 @dataclass(frozen=True)
@@ -228,6 +233,7 @@ async def _answer(
     depth = max(limit, DEPTH) if looking else limit
     found = await _search(query, fields, depth, raw_bound(thresholds.result, services.bundle), services)
     search_s = time.perf_counter() - started
+    note_stage("search", started, started + search_s)
     if not looking:
         return Answer(query, found, search_s)
     grouping = asked.policy.grouping if asked else services.grouping

@@ -64,7 +64,7 @@ def test_a_small_run_reports_every_round_and_its_counts_add_up(
     data: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CANDOR_MAX_BATCH", "3")
-    monkeypatch.setenv("CANDOR_API_KEY", "not asked of the load generator")
+    monkeypatch.setenv("CANDOR_API_KEYS", "/not/asked/of/the/load/generator")
 
     result = run_benchmark(data, bundle, tmp_path / "made" / "r.json", "--seconds=0.2", "--rounds=2", "--concurrency=4")
 

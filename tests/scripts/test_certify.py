@@ -10,8 +10,8 @@ from httpx2 import Client
 
 from models.errors import UserError
 from scripts import certify
-from scripts.certify import Asked, Query, Target, read_queries, split, target, value_at
-from scripts.client import Server
+from scripts.certify import Asked, Query, read_queries, split, target, value_at
+from scripts.client import Target
 from tests.service import process
 from tests.service.bundle_factory import make_bundle
 from tests.service.images import encode, picture, png
@@ -130,15 +130,6 @@ def test_queries_that_cannot_be_used_are_refused(tmp_path: Path, text: str, mess
         read_queries(tmp_path / "queries.csv")
     with pytest.raises(UserError, match="--queries"):
         read_queries(tmp_path / "nowhere.csv")
-
-
-def test_a_server_that_refuses_is_quoted(server: str) -> None:
-    with Server(server) as asked, pytest.raises(UserError, match="no such option"):
-        asked.post("/policies", {"colour": 1})
-    with Server("http://127.0.0.1:9") as nobody, pytest.raises(UserError, match="no answer from"):
-        nobody.get("/policies")
-    with pytest.raises(UserError, match="no http"):
-        Server("localhost:8000")
 
 
 def test_small_parts() -> None:

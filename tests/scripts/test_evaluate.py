@@ -16,7 +16,7 @@ from models.heads import embed, load_head, predict
 from models.preprocess import preprocess
 from models.representer import representer
 from scripts import evaluate, train_head
-from tests.offline import TORCH
+from tests.offline import TORCH, pictures, write_packed
 from tests.scripts.conftest import IN_TORCH, Stages
 from uncertainty import metrics
 
@@ -285,3 +285,13 @@ def test_retrieval_is_by_the_embedding_that_the_head_learned(
     assert abs(correct.mean() - direct["odd"].correct.mean()) > 0.03
     expected = metrics.r_auroc(direct["odd"].scores["class_entropy"], correct)
     assert found["scores"]["class_entropy"]["r_auroc"] == pytest.approx(expected, abs=2e-3)
+
+
+def test_classes_that_are_never_confused_leave_nothing_to_rank(with_head: Stages, tmp_path: Path) -> None:
+    images, labels = pictures(1, seed=0)
+    path = write_packed(tmp_path / "twins.npz", images * 2, np.tile(labels, 2))
+
+    evaluate.main(arguments(with_head, tmp_path, "--data", f"twins={path}"))
+
+    found = json.loads((tmp_path / "results.json").read_text())["data"]["twins"]
+    assert (found["images"], found["classes"], found["recall_at_1"], found["scores"]) == (12, 6, 1.0, {})

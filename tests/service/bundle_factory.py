@@ -26,10 +26,16 @@ def expected(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float64], float, flo
     return flat / np.linalg.norm(flat), 1.0 / (EPSILON + contrast), float(np.linalg.norm(flat))
 
 
-def make_bundle(folder: Path, *, name: str = "tiny", scale: float = 1.0, **changes: Any) -> Path:
-    """Write a bundle; `scale` changes its numbers and so its hash, `changes` are fields of the manifest."""
+def make_bundle(
+    folder: Path, *, name: str = "tiny", scale: float = 1.0, sign: int = 1, grid: int = GRID, **changes: Any
+) -> Path:
+    """Write a bundle.
+
+    `scale` is of its uncertainty, `sign` of its embedding, `grid` decides its dimension: each changes its hash.
+    `changes` are fields of the manifest.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    graph = _graph(scale).SerializeToString()
+    graph = _graph(scale, sign, grid).SerializeToString()
     (folder / "model.onnx").write_bytes(graph)
     manifest = {
         "format_version": 1,
@@ -42,7 +48,7 @@ def make_bundle(folder: Path, *, name: str = "tiny", scale: float = 1.0, **chang
             "mean": [MEAN] * 3,
             "std": [STD] * 3,
         },
-        "dimension": DIMENSION,
+        "dimension": 3 * grid * grid,
         "outputs": ["embedding", "uncertainty", "novelty", "class_entropy"],
         "graph_sha256": hashlib.sha256(graph).hexdigest(),
         "reference": {
@@ -58,19 +64,20 @@ def make_bundle(folder: Path, *, name: str = "tiny", scale: float = 1.0, **chang
     return folder
 
 
-def _graph(scale: float) -> onnx.ModelProto:
+def _graph(scale: float, sign: int, grid: int) -> onnx.ModelProto:
     nodes = [
         helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),
         helper.make_node("Mul", ["planes", "gain"], ["gained"]),
         helper.make_node("Add", ["gained", "offset"], ["scaled"]),
         helper.make_node(
-            "AveragePool", ["scaled"], ["patches"], kernel_shape=[SIZE // GRID] * 2, strides=[SIZE // GRID] * 2
+            "AveragePool", ["scaled"], ["patches"], kernel_shape=[SIZE // grid] * 2, strides=[SIZE // grid] * 2
         ),
         helper.make_node("Flatten", ["patches"], ["flat"], axis=1),
         helper.make_node("ReduceL2", ["flat", "columns"], ["length"], keepdims=1),
         helper.make_node("Max", ["length", "tiny"], ["safe_length"]),
-        helper.make_node("Div", ["flat", "safe_length"], ["embedding"]),
+        helper.make_node("Mul", ["flat", "sign"], ["signed"]),
+        helper.make_node("Div", ["signed", "safe_length"], ["embedding"]),
         helper.make_node("Squeeze", ["length", "columns"], ["novelty"]),
         helper.make_node("ReduceMean", ["scaled", "pixels"], ["colour"], keepdims=1),
         helper.make_node("Sub", ["scaled", "colour"], ["difference"]),
@@ -86,6 +93,7 @@ def _graph(scale: float) -> onnx.ModelProto:
         "tiny": np.float32(1e-12),
         "epsilon": np.float32(EPSILON),
         "scale": np.float32(scale),
+        "sign": np.float32(sign),
         "columns": np.array([1], dtype=np.int64),
         "pixels": np.array([2, 3], dtype=np.int64),
         "all": np.array([1, 2, 3], dtype=np.int64),
@@ -95,7 +103,7 @@ def _graph(scale: float) -> onnx.ModelProto:
         "tiny",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, ["B", SIZE, SIZE, 3])],
         [
-            helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["B", DIMENSION]),
+            helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["B", 3 * grid * grid]),
             *(
                 helper.make_tensor_value_info(output, TensorProto.FLOAT, ["B"])
                 for output in ("uncertainty", "novelty", "class_entropy")

@@ -13,8 +13,10 @@ from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 
 from models.bundle import Bundle, load_bundle
-from service.app import Openers, create_app
-from service.lifecycle import Services
+from service.app import create_app
+from service.generation import Services
+from service.loading import Openers
+from service.places import GalleryPlace
 from service.session import Session, open_session
 from service.settings import Settings
 from service.telemetry import make_logger
@@ -79,12 +81,12 @@ def start(bundle_path: Path, tmp_path: Path) -> Start:
         )
         gallery, log = FakeGallery(), io.StringIO()
 
-        async def open_fake(bundle: Bundle, settings: Settings) -> FakeGallery:
+        async def open_fake(bundle: Bundle, place: GalleryPlace) -> FakeGallery:
             return gallery
 
         openers = Openers(session=lambda bundle, settings: wrap(open_session(bundle, settings)), gallery=open_fake)
         app = create_app(settings, openers=openers, logger=make_logger(settings, log))
-        client = AsyncClient(transport=ASGITransport(app), base_url="http://candor")
+        client = AsyncClient(transport=ASGITransport(app), base_url="http://localhost")
         async with app.router.lifespan_context(app), client:
             if ready:
                 await until(lambda: app.state.lifecycle.services is not None)

@@ -47,13 +47,17 @@ class Server:
         """The first log line of that event, waited for."""
 
         def find() -> dict[str, Any] | None:
-            parsed = (json.loads(line) for line in self.lines if line.startswith("{"))
-            return next((line for line in parsed if line["event"] == name), None)
+            return next(iter(self.logged(name)), None)
 
         with self._news:
             found = self._news.wait_for(lambda: find() or not self._reader.is_alive(), PATIENCE_S) and find()
         assert found, f"no {name!r} in the log:\n{self.errors}"
         return found
+
+    def logged(self, name: str) -> list[dict[str, Any]]:
+        """The log lines of that event so far."""
+        parsed = (json.loads(line) for line in self.lines if line.startswith("{"))
+        return [line for line in parsed if line["event"] == name]
 
     @property
     def url(self) -> str:
@@ -81,7 +85,7 @@ class Server:
 
 
 @contextmanager
-def serving(bundle: Path, gallery: Path | str, *arguments: str, **environment: str) -> Iterator[Server]:
+def serving(bundle: Path | str, gallery: Path | str, *arguments: str, **environment: str) -> Iterator[Server]:
     """A server that is killed at the end if it still runs."""
     settings = {"CANDOR_BUNDLE": str(bundle), "CANDOR_GALLERY": str(gallery), "CANDOR_DEVICE": "cpu", **environment}
     server = Server(list(arguments), settings)

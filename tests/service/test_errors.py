@@ -16,6 +16,7 @@ from models.images import ImageTooLarge, UndecodableImage, UnsupportedFormat
 from service.errors import Problem
 from service.gallery.base import GalleryError, NoRoom
 from service.lanes import Outputs
+from tests.service.callers import give_key
 from tests.service.conftest import Running, Start
 from tests.service.fakes import GatedSession, PoisonedSession
 from tests.service.images import black, encode, flat, picture, png
@@ -91,6 +92,10 @@ async def test_unknown_paths_and_methods(running: Running) -> None:
     refused = await running.client.get("/embed")
     check(refused, 405, "method_not_allowed")
     assert refused.headers["allow"] == "POST"
+    several = await running.client.patch("/gallery/a")
+    check(several, 405, "method_not_allowed")
+    assert several.headers["allow"] == "DELETE, GET, PUT"
+    assert (await running.client.post("/docs")).headers["allow"] == "GET, HEAD"
 
 
 @pytest.mark.parametrize("path", ["/gallery/nobody", "/gallery/a%2Fb"])
@@ -154,17 +159,20 @@ async def test_a_slow_upload(start: Start) -> None:
         assert response.headers["connection"] == "close"
 
 
-async def test_the_key_is_asked_for_but_not_by_probes(start: Start) -> None:
-    async with start(api_key="correct-horse") as running:
+async def test_a_key_is_asked_for_but_not_by_probes(start: Start, tmp_path: Path) -> None:
+    key = give_key(tmp_path / "keys.txt")
+    async with start(api_keys=tmp_path / "keys.txt") as running:
         client = running.client
         refused = await client.post("/embed", content=png(), headers=PNG)
         check(refused, 401, "unauthorized")
         assert refused.headers["www-authenticate"].startswith("Bearer")
-        for wrong in ("Bearer wrong-horse", "Basic correct-horse", "Bearer", ""):
-            check(await client.get("/model", headers={"authorization": wrong}), 401, "unauthorized")
+        for wrong in (f"Bearer {key[:-1]}", f"Basic {key}", key, "Bearer", "Bearer \xff", ""):
+            headers = {b"authorization": wrong.encode("latin-1")}
+            check(await client.get("/model", headers=headers), 401, "unauthorized")
         check(await client.get("/metrics"), 401, "unauthorized")
-        right = {"authorization": "Bearer correct-horse"}
-        assert (await client.post("/embed", content=png(), headers={**PNG, **right})).status_code == 200
+        for right in (f"Bearer {key}", f"bearer   {key} "):
+            answer = await client.post("/embed", content=png(), headers={**PNG, "authorization": right})
+            assert answer.status_code == 200
         for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
             assert (await client.get(path)).status_code == 200
 
@@ -383,7 +391,7 @@ async def test_a_request_id_is_taken_over_if_fit_and_made_if_not(running: Runnin
     assert len(made.headers["x-request-id"]) == 32
 
 
-@pytest.mark.parametrize("query", ["limit=-1", "limit=1001", "offset=x", "filter={", "filter=[]"])
+@pytest.mark.parametrize("query", ["limit=-1", "limit=1001", "offset=x", f"offset={2**31}", "filter={", "filter=[]"])
 async def test_bad_page_parameters(running: Running, query: str) -> None:
     check(await running.client.get(f"/gallery?{query}"), 400, "invalid_option")
 

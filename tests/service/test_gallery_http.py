@@ -181,6 +181,37 @@ async def test_a_form_of_files_is_stored_under_their_names(running: Running) -> 
     assert {name: found.payload for name, found in running.gallery.items.items()} == {"a.png": {}, "b.png": {"n": 2}}
 
 
+async def test_names_of_files_in_any_script_are_ids(running: Running) -> None:
+    body = (
+        b'--x\r\nContent-Disposition: form-data; name="images"; filename="\xe7\x8c\xab \xc3\xbc.png"\r\n\r\n'
+        + png()
+        + b"\r\n--x--\r\n"
+    )
+    response = await running.client.post(
+        "/gallery", content=body, headers={"content-type": "multipart/form-data; boundary=x"}
+    )
+
+    assert [(result["status"], result["id"]) for result in response.json()["results"]] == [("ok", "猫 ü.png")]
+
+
+async def test_a_field_named_in_another_script_is_refused_by_its_name(running: Running) -> None:
+    body = '--x\r\nContent-Disposition: form-data; name="猫"\r\n\r\n1\r\n--x--\r\n'.encode()
+    response = await running.client.post(
+        "/embed", content=body, headers={"content-type": "multipart/form-data; boundary=x"}
+    )
+
+    assert kind(response) == (400, "invalid_option")
+    assert "猫" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("options", [{"max_percentile": True}, {"max_uncertainty": False}])
+async def test_true_and_false_are_no_numbers(running: Running, options: dict[str, bool]) -> None:
+    response = await running.client.post("/embed", json={"images": ["/9j/"], **options})
+
+    assert kind(response) == (400, "invalid_option")
+    assert "must not be" in response.json()["detail"]
+
+
 @pytest.mark.parametrize(
     ("request_", "expected"),
     [
@@ -234,7 +265,7 @@ async def test_bad_deletions_are_refused(running: Running, body: dict[str, Any])
 
 async def test_a_deletion_needs_json(running: Running) -> None:
     response = await running.client.post("/gallery/delete", content=b"x", headers={"content-type": "image/png"})
-    assert kind(response) == (400, "malformed_request")
+    assert kind(response) == (415, "unsupported_media_type")
 
 
 async def test_the_gallery_is_closed_with_the_app(start: Any) -> None:

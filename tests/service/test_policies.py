@@ -310,8 +310,8 @@ async def test_wrong_answers_raise_the_alarm(start: Start) -> None:
     assert len(warnings) == 1  # however often it is looked at
     assert '"status":"alarm"' in warnings[0].replace(" ", "")
     assert ready.status_code == 200
-    assert 'candor_policy_status{policy="shop",status="alarm"} 1.0' in metrics
-    assert 'candor_feedback_total{correct="false",policy="shop"} 30.0' in metrics
+    assert 'candor_policy_status{bundle="tiny",policy="shop",status="alarm"} 1.0' in metrics
+    assert 'candor_feedback_total{bundle="tiny",correct="false",policy="shop"} 30.0' in metrics
 
 
 async def test_feedback_on_anything_else_is_refused(start: Start) -> None:
@@ -347,8 +347,8 @@ async def test_policies_and_their_state_survive_a_restart(start: Start, tmp_path
         assert (await running.client.get("/policies")).json() == {"policies": []}
         metrics = (await running.client.get("/metrics")).text
     assert listed.policies[0].targets[0].audits.count == 1
-    assert 'candor_policy_status{policy="shop",status="valid"} 0.0' in metrics
-    assert 'candor_policy_status{policy="shop",status="stale"} 0.0' in metrics
+    assert 'candor_policy_status{bundle="tiny",policy="shop",status="valid"} 0.0' in metrics
+    assert 'candor_policy_status{bundle="tiny",policy="shop",status="stale"} 0.0' in metrics
     assert gone.status_code == 404
 
 

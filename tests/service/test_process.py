@@ -6,8 +6,10 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import onnxruntime as ort
@@ -16,6 +18,7 @@ from httpx2 import Client, ConnectError, TransportError
 
 from service.server import CLOSE_S
 from tests.service.bundle_factory import DIMENSION, make_bundle
+from tests.service.callers import give_key
 from tests.service.images import jpeg, png
 from tests.service.process import PATIENCE_S, Server, ready_client, serving
 
@@ -84,6 +87,27 @@ def test_a_port_in_use_stops_the_start(bundle_path: Path, tmp_path: Path) -> Non
     assert "Traceback" not in server.errors
 
 
+@pytest.mark.parametrize(("host", "workers"), [("0.0.0.0", "1"), ("::", "2")])
+def test_other_machines_are_not_let_in_by_default(bundle_path: Path, tmp_path: Path, host: str, workers: str) -> None:
+    with serving(bundle_path, tmp_path / "gallery", "--host", host, "--workers", workers) as server:
+        assert server.wait() == 2
+
+    assert "CANDOR_API_KEYS" in server.errors
+    assert "CANDOR_ALLOW_ANONYMOUS=true" in server.errors
+    assert "Traceback" not in server.errors
+
+
+@pytest.mark.parametrize(("host", "here", "keyed"), [("0.0.0.0", "127.0.0.1", True), ("::", "[::1]", False)])
+def test_other_machines_are_let_in_with_keys_or_on_purpose(
+    bundle_path: Path, tmp_path: Path, host: str, here: str, keyed: bool
+) -> None:
+    give_key(tmp_path / "keys.txt")
+    way_in = {"CANDOR_API_KEYS": str(tmp_path / "keys.txt")} if keyed else {"CANDOR_ALLOW_ANONYMOUS": "true"}
+    with serving(bundle_path, tmp_path / "gallery", "--host", host, **way_in) as server, Client() as client:
+        answer = client.get(f"http://{here}:{urlsplit(server.url).port}/model", timeout=PATIENCE_S)
+        assert (answer.status_code == 401) == keyed
+
+
 def test_an_unknown_variable_is_warned_about(bundle_path: Path, tmp_path: Path) -> None:
     with serving(bundle_path, tmp_path / "gallery", CANDOR_MAX_PERCENTIL="0.5") as server:
         warning = server.event("unknown setting ignored")
@@ -98,13 +122,23 @@ class SlowUpload:
         host, _, port = url.removeprefix("http://").partition(":")
         self._socket = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
         self._rest = content[1:]
-        head = f"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(content)}\r\n\r\n"
+        head = (
+            f"POST /embed HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/png\r\nContent-Length: {len(content)}\r\n\r\n"
+        )
         self._socket.sendall(head.encode() + content[:1])
 
     def finish(self) -> bytes:
         """Send the rest; the answer's first line."""
         self._socket.sendall(self._rest)
         return self.first_line()
+
+    def finish_with_body(self) -> Any:
+        """Send the rest; the answer's JSON."""
+        with self._socket:
+            self._socket.sendall(self._rest)
+            answer = HTTPResponse(self._socket)
+            answer.begin()
+            return json.loads(answer.read())
 
     def first_line(self) -> bytes:
         """The answer's first line, or nothing where the connection was closed."""

@@ -8,14 +8,16 @@ import pytest
 from pydantic_core import PydanticUndefined
 
 from models.bundle import DEFAULT_BUNDLE
+from models.errors import UserError
 from service.main import main, parse_arguments
 from service.settings import Settings, SettingsError, read_settings, unknown_variables, variable
+from service.starting import check_start
 
 
 def test_defaults_need_no_environment() -> None:
     settings = read_settings({})
 
-    assert (settings.host, settings.port, settings.bundle) == ("127.0.0.1", 8000, DEFAULT_BUNDLE)
+    assert (settings.host, settings.port, settings.bundle) == ("127.0.0.1", 8000, str(DEFAULT_BUNDLE))
 
 
 def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,20 +25,50 @@ def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("CANDOR_MAX_BATCH", "7")
 
     settings = read_settings(parse_arguments(["--port", "9001", "--device", "cpu", "--gallery", "g"]))
+    several = read_settings(parse_arguments(["--bundle", "x", "--bundle", "b=y,c=z"]))
 
     assert (settings.port, settings.max_batch, settings.device, settings.gallery) == (9001, 7, "cpu", "g")
+    assert several.bundle == "x,b=y,c=z"
 
 
 def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CANDOR_API_KEY", "")
+    monkeypatch.setenv("CANDOR_API_KEYS", "")
 
-    assert read_settings({}).api_key is None
+    assert read_settings({}).api_keys is None
 
 
-def test_the_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CANDOR_API_KEY", "correct-horse")
+def test_passwords_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANDOR_GALLERY_PASSWORD", "correct-horse")
+    monkeypatch.setenv("CANDOR_TLS_KEY_PASSWORD", "correct-horse")
+    monkeypatch.setenv("CANDOR_TLS_CERTIFICATE", "c.pem")
+    monkeypatch.setenv("CANDOR_TLS_KEY", "k.pem")
 
     assert "correct-horse" not in repr(read_settings({}))
+
+
+def test_origins_are_joined_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANDOR_ALLOWED_ORIGINS", "https://A.example, http://b.example:8080,")
+
+    assert read_settings({}).allowed_origins == {"https://a.example", "http://b.example:8080"}
+
+
+def test_a_password_comes_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "password"
+    file.write_text("correct-horse\n")
+    monkeypatch.setenv("CANDOR_GALLERY_PASSWORD_FILE", str(file))
+
+    settings = read_settings({})
+    assert settings.engine_options.password == "correct-horse"
+    assert "correct-horse" not in repr(settings)
+
+    file.write_text("\n")
+    with pytest.raises(SettingsError, match="is empty"):
+        read_settings({})
+
+    file.write_text("correct-horse")
+    monkeypatch.setenv("CANDOR_GALLERY_PASSWORD", "battery-staple")
+    with pytest.raises(SettingsError, match="exclude each other"):
+        read_settings({})
 
 
 @pytest.mark.parametrize(
@@ -48,8 +80,15 @@ def test_the_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"CANDOR_MAX_PERCENTILE": "1.5", "CANDOR_THREADS": "-1"}, ["CANDOR_MAX_PERCENTILE", "CANDOR_THREADS"]),
         ({"CANDOR_MAX_UNCERTAINTY": "nan"}, ["CANDOR_MAX_UNCERTAINTY"]),
         ({"CANDOR_MAX_UNCERTAINTY": "1", "CANDOR_MAX_PERCENTILE": "0.5"}, ["exclude each other"]),
+        ({"CANDOR_BUNDLE": "a=x,a=y"}, ["CANDOR_BUNDLE", "'a' is given twice"]),
+        ({"CANDOR_GALLERY": "a="}, ["CANDOR_GALLERY", "names nothing"]),
         ({"CANDOR_QUEUE_IMAGES": "8"}, ["CANDOR_MAX_IMAGES_PER_REQUEST", "CANDOR_QUEUE_IMAGES"]),
-        ({"CANDOR_API_KEY": "short"}, ["CANDOR_API_KEY"]),
+        ({"CANDOR_API_KEYS": "/nowhere/keys.txt"}, ["/nowhere/keys.txt cannot be read"]),
+        ({"CANDOR_ALLOWED_ORIGINS": "*"}, ["CANDOR_ALLOWED_ORIGINS", "'*' is no origin"]),
+        ({"CANDOR_ALLOWED_ORIGINS": "https://a.example/"}, ["CANDOR_ALLOWED_ORIGINS", "is no origin"]),
+        ({"CANDOR_TLS_CERTIFICATE": "c.pem"}, ["CANDOR_TLS_CERTIFICATE", "CANDOR_TLS_KEY"]),
+        ({"CANDOR_TLS_KEY_PASSWORD": "secret"}, ["CANDOR_TLS_KEY_PASSWORD"]),
+        ({"CANDOR_GALLERY_PASSWORD_FILE": "/no/such"}, ["CANDOR_GALLERY_PASSWORD_FILE", "/no/such", "cannot be read"]),
     ],
 )
 def test_bad_values_are_named_without_a_traceback(
@@ -58,8 +97,8 @@ def test_bad_values_are_named_without_a_traceback(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
-    with pytest.raises(SettingsError):
-        read_settings({})
+    with pytest.raises((SettingsError, UserError)):
+        check_start(read_settings({}))
     with pytest.raises(SystemExit) as exit_:
         main([])
 
@@ -67,7 +106,7 @@ def test_bad_values_are_named_without_a_traceback(
     assert exit_.value.code == 2
     assert all(name in message for name in names)
     assert "Traceback" not in message
-    assert "short" not in message
+    assert "secret" not in message
 
 
 def test_unknown_variables_are_told_with_the_nearest_that_exists() -> None:
@@ -76,6 +115,8 @@ def test_unknown_variables_are_told_with_the_nearest_that_exists() -> None:
         "CANDOR_PORT": "1",
         "CANDOR_MAX_PERCENTIL": "1",
         "CANDOR_XYZZY_Q": "1",
+        "CANDOR_SERVER": "http://127.0.0.1:8000",
+        "CANDOR_KEY": "of a client",
         "PATH": "",
     }
 
@@ -87,9 +128,9 @@ def test_unknown_variables_are_told_with_the_nearest_that_exists() -> None:
 
 
 def shown_default(default: Any) -> str:
-    if default is None or default is PydanticUndefined:
+    if default is None or default is PydanticUndefined or default == frozenset():
         return "none"
-    if default == DEFAULT_BUNDLE:
+    if default == str(DEFAULT_BUNDLE):
         return "the shipped one"
     return f"`{getattr(default, 'value', default)}`"
 

@@ -69,14 +69,14 @@ def test_workers_share_the_port_the_metrics_and_the_gallery(bundle_path: Path, t
 
     assert deleted.status_code == 200
     assert gone == [404] * 10
-    assert counted["candor_images_total", (("outcome", "ok"),)] == 40
+    assert counted["candor_images_total", (("bundle", "tiny"), ("outcome", "ok"))] == 40
     puts = [
         value
         for (name, labels), value in counted.items()
         if name == "candor_requests_total" and ("method", "PUT") in labels
     ]
     assert puts == [40]
-    assert counted["candor_gallery_items", ()] == 39
+    assert counted["candor_gallery_items", (("bundle", "tiny"),)] == 39
     assert server.event("all workers have stopped")["exit_code"] == 0
 
 
@@ -96,7 +96,7 @@ def test_a_worker_that_dies_is_replaced_and_nothing_counted_is_lost(bundle_path:
                 continue
         wait_for_workers(server)
         assert victim not in pids(server)
-        assert metrics(server)["candor_images_total", (("outcome", "ok"),)] == 40
+        assert metrics(server)["candor_images_total", (("bundle", "tiny"), ("outcome", "ok"))] == 40
     assert ended["exit_code"] == -signal.SIGKILL
 
 

@@ -58,16 +58,30 @@ async def open_table(location: str, columns: pa.Schema, storage: Mapping[str, st
         GalleryError: where it holds the items of another bundle, or is no gallery.
         OSError, RuntimeError, ValueError: where the place cannot be used.
     """
-    for name, value in ENGINE_SETTINGS.items():
-        os.environ.setdefault(name, value)
     if is_local(location):
         await asyncio.to_thread(os.makedirs, location, exist_ok=True)
-    db = await lancedb.connect_async(
+    table = await _open_or_create(await connect(location, storage), columns)
+    require_ours(await table.schema(), columns, location)
+    return table
+
+
+async def connect(location: str, storage: Mapping[str, str]) -> AsyncConnection:
+    """LanceDB at a folder that is there, or at the URL of an object store; every read sees the newest version."""
+    for name, value in ENGINE_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    return await lancedb.connect_async(
         location, read_consistency_interval=timedelta(0), storage_options=dict(storage) or None
     )
-    table = await _open_or_create(db, columns)
-    _require_same(await table.schema(), columns, location)
-    return table
+
+
+async def open_existing(db: AsyncConnection) -> AsyncTable | None:
+    """The table, if there is one."""
+    try:
+        return await db.open_table(TABLE)
+    except ValueError as error:
+        if "not found" not in str(error):
+            raise
+        return None
 
 
 def is_local(location: str) -> bool:
@@ -84,11 +98,8 @@ def lock_path(location: str) -> Path:
 
 async def _open_or_create(db: AsyncConnection, columns: pa.Schema) -> AsyncTable:
     """The table, made now if it is not there; of two processes that make it at once, one makes it."""
-    try:
-        return await db.open_table(TABLE)
-    except ValueError as error:
-        if "not found" not in str(error):
-            raise
+    if (table := await open_existing(db)) is not None:
+        return table
     try:
         return await db.create_table(TABLE, schema=columns)
     except ValueError as error:
@@ -97,7 +108,12 @@ async def _open_or_create(db: AsyncConnection, columns: pa.Schema) -> AsyncTable
     return await db.open_table(TABLE)
 
 
-def _require_same(found: pa.Schema, wanted: pa.Schema, location: str) -> None:
+def require_ours(found: pa.Schema, wanted: pa.Schema, location: str) -> None:
+    """Refuse a table whose metadata says something else than what this server would have written.
+
+    Raises:
+        GalleryError: where it holds the items of another bundle, or is no gallery.
+    """
     require_same(_identity(found), _identity(wanted), place=location, elsewhere="CANDOR_GALLERY to another folder")
 
 

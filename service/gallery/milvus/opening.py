@@ -44,7 +44,7 @@ async def _open(connection: Connection, dimension: int, bundle_hash: str, replic
     if not await connection.call("has_collection"):
         await _create(connection, dimension, bundle_hash)
     found = await connection.call("describe_collection")
-    _require_ours(found["properties"], connection.address.location, dimension, bundle_hash)
+    require_ours(found["properties"], connection.address.location, dimension, bundle_hash)
     if not await connection.call("list_indexes"):  # whoever made the collection may have died before its index
         await connection.call("create_index", index_params=AsyncMilvusClient.prepare_index_params("embedding", **INDEX))
     await _load(connection, replicas)
@@ -64,7 +64,12 @@ async def _create(connection: Connection, dimension: int, bundle_hash: str) -> N
             raise
 
 
-def _require_ours(found: Mapping[str, str], location: str, dimension: int, bundle_hash: str) -> None:
+def require_ours(found: Mapping[str, str], location: str, dimension: int, bundle_hash: str) -> None:
+    """Refuse a collection whose properties say something else than what this server would have written.
+
+    Raises:
+        GalleryError: where it holds the items of another bundle, or is no gallery.
+    """
     written = Identity(found.get(FORMAT_KEY, ""), found.get(BUNDLE_KEY, ""), found.get(DIMENSION_KEY, ""))
     ours = Identity(FORMAT, bundle_hash, str(dimension))
     require_same(written, ours, place=location, elsewhere="CANDOR_GALLERY to another collection")

@@ -3,8 +3,9 @@
 from service.gallery.options import EngineOptions
 from service.gallery.postgresql.engine import PostgresEngine
 from service.gallery.postgresql.opening import open_postgres_engine
+from service.gallery.postgresql.surveying import survey
 
-__all__ = ["open_engine"]
+__all__ = ["open_engine", "survey"]
 
 
 async def open_engine(location: str, *, dimension: int, bundle_hash: str, options: EngineOptions) -> PostgresEngine:

@@ -62,7 +62,7 @@ class Maintenance:
 
     async def start(self) -> None:
         """Learn what is there, and begin."""
-        self.indexed = await self._index_is_valid(self._connections.fetch) is True
+        self.indexed = await index_is_valid(self._connections.fetch, self._table) is True
         self._task = asyncio.create_task(self._loop())
 
     async def close(self) -> None:
@@ -90,7 +90,7 @@ class Maintenance:
                 logger.warning("gallery upkeep put off: %s", error)
 
     async def _look(self) -> None:
-        self.indexed = await self._index_is_valid(self._connections.fetch) is True
+        self.indexed = await index_is_valid(self._connections.fetch, self._table) is True
         if self.indexed or not await self._is_due(self._connections.fetch):
             return
         async with self._alone(wait=False) as connection:
@@ -99,7 +99,7 @@ class Maintenance:
 
     async def _build_if_due(self, connection: Any) -> None:
         """Build the index where there is none, or one that a death left unfinished."""
-        valid = await self._index_is_valid(connection.fetch)
+        valid = await index_is_valid(connection.fetch, self._table)
         if not valid and await self._is_due(connection.fetch):
             if valid is False:
                 await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {quote(index_name(self._table))}")
@@ -114,13 +114,6 @@ class Maintenance:
         enough = f"SELECT count(*) >= $1 AS due FROM (SELECT FROM {quote(self._table)} LIMIT $1) AS first"
         records = await fetch(enough, self._upkeep.index_from_rows)
         return bool(records[0]["due"])
-
-    async def _index_is_valid(self, fetch: Fetch) -> bool | None:
-        """None where there is no index."""
-        records = await fetch(
-            "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)", quote(index_name(self._table))
-        )
-        return bool(records[0]["indisvalid"]) if records else None
 
     @contextlib.asynccontextmanager
     async def _alone(self, *, wait: bool) -> AsyncIterator[Any]:
@@ -140,6 +133,14 @@ class Maintenance:
             if not wait:
                 return False
             await asyncio.sleep(AGAIN_S)
+
+
+async def index_is_valid(fetch: Fetch, table: str) -> bool | None:
+    """Whether a table's vector index is whole; None where there is none."""
+    records = await fetch(
+        "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)", quote(index_name(table))
+    )
+    return bool(records[0]["indisvalid"]) if records else None
 
 
 async def leave(connection: Any) -> None:

@@ -75,13 +75,18 @@ async def _require_pgvector(connection: Any, name: str) -> str:
     if found is None:
         await _create_pgvector(connection, name)
         found = await connection.fetchrow(PGVECTOR)
-    if tuple(map(int, found["version"].split(".")[:2])) < OLDEST_PGVECTOR:
-        raise GalleryError(
-            f"PostgreSQL at {name} has pgvector {found['version']}, which needs to be 0.8 or newer: install it on the "
-            "server, then run ALTER EXTENSION vector UPDATE"
-        )
+    require_recent(found["version"], name)
     schema: str = found["schema"]
     return schema
+
+
+def require_recent(version: str, name: str) -> None:
+    """Refuse a pgvector that is too old, of the server of that name."""
+    if tuple(map(int, version.split(".")[:2])) < OLDEST_PGVECTOR:
+        raise GalleryError(
+            f"PostgreSQL at {name} has pgvector {version}, which needs to be 0.8 or newer: install it on the "
+            "server, then run ALTER EXTENSION vector UPDATE"
+        )
 
 
 async def _create_pgvector(connection: Any, name: str) -> None:
@@ -104,6 +109,15 @@ async def _require_table(connection: Any, name: str, table: str, ours: Identity)
         comment = await connection.fetchval(COMMENT, quote(table), json.dumps({COMMENT_KEY: asdict(ours)}))
         await connection.execute(comment)
         return
+    await require_ours(connection, name, table, ours)
+
+
+async def require_ours(connection: Any, name: str, table: str, ours: Identity) -> None:
+    """Refuse a table whose comment says something else than what this server would have written.
+
+    Raises:
+        GalleryError: where it holds the items of another bundle, or is no gallery.
+    """
     written = await connection.fetchval("SELECT obj_description(to_regclass($1), 'pg_class')", quote(table))
     place, elsewhere = (
         f"{name}, table {table}",

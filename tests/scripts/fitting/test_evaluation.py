@@ -14,10 +14,9 @@ from models.heads import TrainedHead, predict
 from models.methods.base import Sizes
 from models.methods.registry import make_head
 from models.representations import Representations
-from scripts import evaluate
 from scripts.evaluate import Run
-from scripts.fitting.evaluation import evaluate_by_class, evaluate_by_instance
-from tests.offline import TORCH, packed_dataset, pictures, tiny_backbone, write_packed
+from scripts.fitting.evaluation import evaluate_by_instance
+from tests.offline import TORCH, packed_dataset, tiny_backbone
 from uncertainty import metrics
 
 DIMENSION, IMAGES, VIEWS = 96, 12, 3
@@ -143,30 +142,3 @@ def test_views_that_are_all_right_or_all_wrong_leave_nothing_to_rank(order: int,
 
     assert results(made.out)["recall_at_1"] == recall
     assert results(made.out)["scores"] == {}
-
-
-def test_classes_that_are_never_confused_leave_nothing_to_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    images, labels = pictures(1, seed=0)
-    path = write_packed(tmp_path / "twins.npz", images * 2, np.tile(labels, 2))
-    monkeypatch.setattr(evaluate, "main", lambda arguments: pytest.fail("there is nothing to judge"))
-    made = run(tmp_path / "out")
-
-    evaluate_by_class(made, "instances", str(path), [])
-
-    assert results(made.out)["recall_at_1"] == 1.0
-    assert (results(made.out)["images"], results(made.out)["classes"]) == (12, 6)
-    assert results(made.out)["scores"] == {}
-
-
-def test_classes_that_are_confused_are_judged_by_the_stage_on_the_same_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write_packed(tmp_path / "faint.npz", *pictures(4, seed=0, faintest=0.0))
-    given: list[Any] = []
-    monkeypatch.setattr(evaluate, "main", given.append)
-    made = run(tmp_path / "out")
-
-    evaluate_by_class(made, "instances", str(path), ["--data", "x"])
-
-    assert given == [["--data", "x"]]
-    assert (made.out / "cache" / "instances" / "cache.json").is_file()

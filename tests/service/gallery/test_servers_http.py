@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from httpx2 import Client
 
+from tests.service.bundle_factory import make_bundle
 from tests.service.gallery.places import SERVERS, ServerPlace
 from tests.service.images import png
 from tests.service.process import PATIENCE_S, Server, ready_client, serving
@@ -101,3 +102,27 @@ def test_a_server_that_starts_before_its_engine_waits_for_it(
     finally:
         place.kill()
         place.start()
+
+
+def test_one_server_keeps_a_gallery_of_each_version_of_each_bundle(
+    place: ServerPlace, location: str, bundle_path: Path, tmp_path: Path
+) -> None:
+    changing = make_bundle(tmp_path / "changing", grid=2)
+    settings = {**place.settings, "CANDOR_POLICIES": str(tmp_path / "p"), "CANDOR_GALLERY_TABLE": "of {bundle} {hash}"}
+    if location.startswith("milvus://"):
+        location += "_{bundle}_{hash}"
+    with serving(f"{bundle_path},my-own={changing}", location, **settings) as server, ready_client(server) as client:
+        own = {"bundle": "my-own"}
+        assert put(client, "tiny") == 200
+        assert client.put("/gallery/before", content=png(1), headers=PNG, params=own).status_code == 200
+        make_bundle(changing, sign=-1)
+        assert client.post("/admin/reload").status_code == 200
+        assert client.get("/gallery", params=own).json()["count"] == 0
+        assert client.put("/gallery/after", content=png(1), headers=PNG, params=own).status_code == 200
+        make_bundle(changing, grid=2)
+        assert client.post("/admin/reload").status_code == 200
+        found = client.post("/retrieve", content=png(1), headers=PNG, params=own).json()["matches"]
+        default = client.post("/retrieve", content=png(1), headers=PNG).json()["matches"]
+
+    assert [match["id"] for match in found] == ["before"]
+    assert [match["id"] for match in default] == ["tiny"]

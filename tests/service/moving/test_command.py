@@ -10,6 +10,7 @@ import pytest
 from models.bundle import Bundle
 from service.moving.manifest import at_work, read_manifest
 from service.moving.opening import Place
+from service.places import place_of
 from service.settings import Settings
 from tests.service.bundle_factory import make_bundle
 from tests.service.gallery.oracle import same_item
@@ -233,7 +234,10 @@ def test_settings_that_cannot_be_used_are_told_without_a_traceback(settings: Non
     ],
 )
 def test_a_gallery_is_named_without_secrets(bundle: Bundle, location: str, name: str) -> None:
-    assert Place(Settings(gallery=location), bundle).name == name
+    place = place_of(Settings(gallery=location), "tiny", bundle.hash, default=True)
+
+    assert place is not None
+    assert Place(place, bundle).name == name
 
 
 def test_a_read_only_export_is_imported_with_a_state_elsewhere(exported: Path, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The checks of `candor doctor`, a module for each subject: none changes anything."""
