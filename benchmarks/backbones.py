@@ -16,13 +16,15 @@ from pathlib import Path
 import numpy as np
 
 from models.backbone import Backbone, load_backbone
-from models.datasets import limited_index, open_dataset
+from models.dataset import limited_index
+from models.datasets import open_dataset
 from models.graph import open_graph
 from models.heads import predict
 from models.methods.base import Sizes
 from models.methods.fit import Schedule
 from models.methods.registry import METHODS
-from models.representations import Representations, cache_representations, export_representer
+from models.representations import Representations, cache_representations
+from models.representer import export_representer
 from scripts import train_backbone
 from scripts.common import write_json
 from scripts.train_head import joined, train_head

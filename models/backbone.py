@@ -52,12 +52,12 @@ class Backbone:
 def create_backbone(
     name: str,
     *,
-    classes: tuple[str, ...],
+    classes: tuple[str, ...] | None,
     args: Mapping[str, Any] | None = None,
     preprocessing: Preprocessing | None = None,
     pretrained: bool = False,
 ) -> Backbone:
-    """Build a timm model with a classifier over `classes`.
+    """Build a timm model with a classifier over `classes`, or with timm's own, whose classes are named by numbers.
 
     Without `preprocessing`, the model's own evaluation settings of timm are used. With `pretrained`, timm downloads the
     weights, and the original classifier is kept where it has as many classes.
@@ -66,11 +66,24 @@ def create_backbone(
         BackboneError: when timm does not know the model or refuses its arguments.
     """
     args = dict(args or {})
+    own = {} if classes is None else {"num_classes": len(classes)}
     try:
-        module = timm.create_model(name, pretrained=pretrained, num_classes=len(classes), **args)
+        module = timm.create_model(name, pretrained=pretrained, **own, **args)
     except (RuntimeError, TypeError, AssertionError, ValueError) as error:
         raise BackboneError(f"timm cannot build {name!r} with {args}: {error}") from error
-    return Backbone(name, args, module.eval(), preprocessing or _timm_preprocessing(module), classes)
+    names = numbered(module.num_classes) if classes is None else classes
+    return Backbone(name, args, module.eval(), preprocessing or _timm_preprocessing(module), names)
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """Names of classes of which no more is known than that there are so many."""
+    return tuple(str(number) for number in range(count))
+
+
+def classifier_weight(name: str) -> str:
+    """What timm calls the weight (c, d) of a model's classifier; empty where it does not know the model."""
+    config = timm.models.get_pretrained_cfg(name.partition(".")[0])
+    return f"{config.classifier}.weight" if config else ""
 
 
 def represent(module: nn.Module, images: Tensor, preprocessing: Preprocessing) -> Tensor:

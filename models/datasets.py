@@ -15,20 +15,18 @@ A data set is named by a spec, `LOCATION`, `LOCATION@SELECTION` or `LOCATION@SEL
 Images beside sub-folders that hold images belong to no class and are left out.
 """
 
-import hashlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from glob import glob
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from models.dataset import Dataset, concatenate, digest, reduced, select_classes, select_images
 from models.images import ImageError, ImageLimits, decode_image
 from models.selections import DatasetError, chosen_classes, listed_images
 
@@ -36,24 +34,6 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".
 DOWNLOAD_ROOT = Path("data")
 UNLABELLED = ("images",)  # the classes of images that have none
 NO_LIMITS = ImageLimits(max_bytes=sys.maxsize, max_pixels=sys.maxsize)
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Labelled images, decoded one at a time.
-
-    `labels` is (n,) int64, indices into `classes`; `image(i)` decodes image i to RGB; `fingerprint` changes with the
-    content: all of it where it is packed, else the files' names and sizes, or torchvision's labels.
-    """
-
-    name: str
-    labels: NDArray[np.int64]
-    classes: tuple[str, ...]
-    image: Callable[[int], Image.Image]
-    fingerprint: str
-
-    def __len__(self) -> int:
-        return int(self.labels.size)
 
 
 def open_dataset(spec: str) -> Dataset:
@@ -71,71 +51,7 @@ def open_dataset(spec: str) -> Dataset:
             dataset = select_images(dataset, listed_images(selection, len(dataset)))
         else:
             dataset = select_classes(dataset, chosen_classes(selection, dataset.classes), name=spec)
-    return _reduced(dataset, side, name=spec) if side else dataset
-
-
-def concatenate(parts: Sequence[Dataset], name: str) -> Dataset:
-    """Data sets of the same classes, one after the other."""
-    first = parts[0]
-    if any(part.classes != first.classes for part in parts):
-        raise DatasetError(f"{name}: the parts do not have the same classes; open them as separate data sets")
-    ends = np.cumsum([len(part) for part in parts])
-
-    def image(index: int) -> Image.Image:
-        part = int(np.searchsorted(ends, index, side="right"))
-        return parts[part].image(index - int(ends[part - 1]) if part else index)
-
-    labels = np.concatenate([part.labels for part in parts])
-    return Dataset(name, labels, first.classes, image, _digest(*(part.fingerprint for part in parts)))
-
-
-def select(dataset: Dataset, index: NDArray[np.int64]) -> Dataset:
-    """The images at `index` (m,), in that order."""
-    index = np.asarray(index, dtype=np.int64)
-    return Dataset(
-        dataset.name,
-        dataset.labels[index],
-        dataset.classes,
-        lambda i: dataset.image(int(index[i])),
-        _digest(dataset.fingerprint, index.tobytes()),
-    )
-
-
-def select_classes(dataset: Dataset, classes: Sequence[str], name: str) -> Dataset:
-    """Only the images of `classes`, whose labels become their positions in that list."""
-    position = {c: i for i, c in enumerate(classes)}
-    new_label = np.array([position.get(c, -1) for c in dataset.classes], dtype=np.int64)
-    kept = select(dataset, np.flatnonzero(new_label[dataset.labels] >= 0))
-    digest = _digest(kept.fingerprint, *classes)
-    return Dataset(name, new_label[kept.labels], tuple(classes), kept.image, digest)
-
-
-def select_images(dataset: Dataset, index: NDArray[np.int64]) -> Dataset:
-    """The images at `index` (m,), in that order, and of the classes only those that occur among them."""
-    kept = select(dataset, index)
-    return select_classes(kept, [kept.classes[label] for label in np.unique(kept.labels)], name=dataset.name)
-
-
-def _reduced(dataset: Dataset, side: str, name: str) -> Dataset:
-    """Every image reduced by averaging to a short side of at most `side` pixels, as if it had been taken so."""
-    if not side.isdigit() or int(side) < 1:
-        raise DatasetError(f"~{side}: expected the largest short side in pixels, e.g. ~32")
-    pixels = int(side)
-
-    def image(index: int) -> Image.Image:
-        full = dataset.image(index)
-        factor = min(1.0, pixels / min(full.size))
-        size = (max(1, round(full.width * factor)), max(1, round(full.height * factor)))
-        return full if factor == 1.0 else full.resize(size, Image.Resampling.BOX)
-
-    return Dataset(name, dataset.labels, dataset.classes, image, _digest(dataset.fingerprint, side))
-
-
-def limited_index(count: int, limit: int | None, seed: int = 0) -> NDArray[np.int64]:
-    """Positions of at most `limit` of `count` images, drawn at random without replacement and in ascending order."""
-    if limit is None or limit >= count:
-        return np.arange(count, dtype=np.int64)
-    return np.sort(np.random.default_rng(seed).permutation(count)[:limit])
+    return reduced(dataset, side, name=spec) if side else dataset
 
 
 def _open_location(location: str) -> Dataset:
@@ -163,7 +79,7 @@ def _packed(path: Path) -> Dataset:
     def image(index: int) -> Image.Image:
         return _decoded(blob[offsets[index] : offsets[index + 1]].tobytes(), f"{path}, image {index}")
 
-    return Dataset(str(path), labels, classes, image, _digest(blob.tobytes(), labels.tobytes(), *classes))
+    return Dataset(str(path), labels, classes, image, digest(blob.tobytes(), labels.tobytes(), *classes))
 
 
 def _folder(root: Path) -> Dataset:
@@ -174,13 +90,13 @@ def _folder(root: Path) -> Dataset:
     if not files:
         raise DatasetError(f"{root}: no images; expected one sub-folder of images per class, or images of none")
     labels = np.array([label for _, label in files], dtype=np.int64)
-    digest = _digest(*(f"{path.relative_to(root)} {path.stat().st_size}" for path, _ in files))
+    fingerprint = digest(*(f"{path.relative_to(root)} {path.stat().st_size}" for path, _ in files))
 
     def image(index: int) -> Image.Image:
         path = files[index][0]
         return _decoded(path.read_bytes(), str(path))
 
-    return Dataset(str(root), labels, classes, image, digest)
+    return Dataset(str(root), labels, classes, image, fingerprint)
 
 
 def _image_files(paths: Iterable[Path]) -> list[Path]:
@@ -208,7 +124,7 @@ def _torchvision(location: str) -> Dataset:
     def image(index: int) -> Image.Image:
         return ImageOps.exif_transpose(source[index][0]).convert("RGB")
 
-    return Dataset(location, labels, classes, image, _digest(location, labels.tobytes()))
+    return Dataset(location, labels, classes, image, digest(location, labels.tobytes()))
 
 
 def _decoded(data: bytes, place: str) -> Image.Image:
@@ -217,10 +133,3 @@ def _decoded(data: bytes, place: str) -> Image.Image:
         return decode_image(data, NO_LIMITS)
     except ImageError as error:
         raise DatasetError(f"{place}: {error}") from error
-
-
-def _digest(*parts: str | bytes) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(hashlib.sha256(part.encode() if isinstance(part, str) else part).digest())
-    return digest.hexdigest()

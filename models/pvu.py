@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.backbone import Backbone, create_backbone
+from models.backbone import Backbone, create_backbone, numbered
 from models.errors import UserError
 from models.methods.base import Sizes
 from models.methods.pvu import PvuHead
@@ -72,8 +72,7 @@ def imported_backbone(checkpoint: PvuCheckpoint, name: str, args: Mapping[str, A
         BackboneError: when timm cannot build the model.
         PvuError: with the names that are unknown to it, missing from the checkpoint, or of another shape.
     """
-    classes = tuple(str(number) for number in range(checkpoint.classes))
-    backbone = create_backbone(name, classes=classes, args=args)
+    backbone = create_backbone(name, classes=numbered(checkpoint.classes), args=args)
     _load_by_name(backbone.module, checkpoint.backbone_state, MODEL, name)
     return backbone
 

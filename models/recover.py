@@ -10,13 +10,20 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-import timm
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.backbone import Backbone, BackboneError, classify, create_backbone, represent
+from models.backbone import (
+    Backbone,
+    BackboneError,
+    classifier_weight,
+    classify,
+    create_backbone,
+    numbered,
+    represent,
+)
 from models.bundle import load_bundle
 from models.methods.base import entropy_of
 
@@ -49,7 +56,7 @@ def recover_backbone(folder: Path) -> Backbone:
     classifier = _classifier(spec.name, stored, folder)
     backbone = create_backbone(
         spec.name,
-        classes=tuple(str(number) for number in range(len(stored[classifier]))),
+        classes=numbered(len(stored[classifier])),
         args={key: tuple(value) if isinstance(value, list) else value for key, value in spec.args.items()},
         preprocessing=bundle.preprocessing,
     )
@@ -84,8 +91,7 @@ def _sequence_weights(graph: Any, arrays: Mapping[str, Tensor]) -> dict[str, Ten
 
 def _classifier(model: str, stored: Mapping[str, Tensor], folder: Path) -> str:
     """Name of the classifier's weight (c, d)."""
-    config = timm.models.get_pretrained_cfg(model)
-    name = f"{config.classifier}.weight" if config else ""
+    name = classifier_weight(model)
     if name not in stored:
         raise BackboneError(f"{folder}: the graph holds no classifier {PREFIX}{name} of the timm model {model!r}")
     return name

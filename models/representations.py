@@ -8,8 +8,6 @@ far it got.
 
 import copy
 import json
-import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,17 +15,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 from tqdm import tqdm
 
-from models.augment import Augmentation, view
-from models.backbone import Backbone, represent, represent_layers
-from models.datasets import Dataset, select
+from models.augment import Augmentation
+from models.backbone import Backbone, represent
+from models.dataset import Dataset, select
 from models.errors import UserError
-from models.graph import export_graph, open_graph
-from models.preprocess import Preprocessing
+from models.representer import representer
+from models.views import Views, view_batches
 
 ARRAY_FILE = "representations.npy"
 DESCRIPTION_FILE = "cache.json"
@@ -60,36 +55,6 @@ class Representations:
         """(n, d), the representations of the evaluation view."""
         clean: NDArray[np.floating] = self.views[0]
         return clean
-
-
-class Views(TorchDataset[Tensor]):
-    """Item j is a (size, size, 3) uint8 view: of image `images[j]`, number `numbers[j]`."""
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        images: NDArray[np.int64],
-        numbers: NDArray[np.int64],
-        augmentation: Augmentation,
-        preprocessing: Preprocessing,
-    ) -> None:
-        self._dataset, self._images, self._numbers = dataset, images, numbers
-        self._augmentation, self._preprocessing = augmentation, preprocessing
-
-    def __len__(self) -> int:
-        return int(self._images.size)
-
-    def __getitem__(self, item: int) -> Tensor:
-        index = int(self._images[item])
-        image = self._dataset.image(index)
-        number = int(self._numbers[item])
-        return torch.from_numpy(np.array(view(image, index, number, self._augmentation, self._preprocessing)))
-
-
-def view_batches(views: Views, batch_size: int, workers: int) -> DataLoader[Tensor]:
-    """Batches (b, size, size, 3) in order; worker processes are forked, since a data set's reader cannot be pickled."""
-    context = "fork" if workers else None
-    return DataLoader(views, batch_size, num_workers=workers, multiprocessing_context=context)
 
 
 def cache_representations(
@@ -160,46 +125,6 @@ def load_representations(folder: Path, backbone_hash: str) -> Representations:
         raise CacheError(f"{folder} is unfinished; run `candor cache-representations` again and it goes on")
     features = np.load(folder / ARRAY_FILE, mmap_mode="r")
     return Representations(features, description["dimension"], labels, index, description)
-
-
-class _Representing(nn.Module):
-    """A backbone as a module from uint8 images to representations."""
-
-    def __init__(self, backbone: Backbone, layers: bool) -> None:
-        super().__init__()
-        self.module, self._preprocessing = backbone.module, backbone.preprocessing
-        self._represent = represent_layers if layers else represent
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self._represent(self.module, image, self._preprocessing)
-
-
-def representer(backbone: Backbone, device: str, layers: bool = False) -> Callable[[Tensor], NDArray[np.float32]]:
-    """A function from (b, h, w, 3) uint8 to (b, f) representations by the frozen backbone, in evaluation mode.
-
-    On a CPU it runs as an ONNX graph, which is several times faster there; elsewhere in torch.
-    """
-    if device == "cpu":
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "representations.onnx"
-            export_representer(backbone, path, layers)
-            run = open_graph(path, batch_size=8)
-        return lambda images: run(images.numpy())[0]
-    module = copy.deepcopy(_Representing(backbone, layers)).eval().to(device)  # the caller's stays where it is
-
-    def represented(images: Tensor) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            values: NDArray[np.float32] = module(images.to(device)).float().cpu().numpy()
-        return values
-
-    return represented
-
-
-def export_representer(backbone: Backbone, path: Path, layers: bool = False) -> None:
-    """Write the frozen backbone as an ONNX graph from uint8 (b, h, w, 3) to `representation` (b, f)."""
-    side = backbone.preprocessing.size
-    example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
-    export_graph(_Representing(backbone, layers), example, path, ["representation"])
 
 
 def _dimension(backbone: Backbone) -> int:

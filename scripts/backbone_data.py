@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from models.augment import Augmentation
 from models.backbone import represent
-from models.datasets import Dataset, limited_index, open_dataset
+from models.dataset import Dataset, limited_index
+from models.datasets import open_dataset
 from models.preprocess import Preprocessing
 from models.representations import DESCRIPTION_FILE as CACHE_FILE
-from models.representations import Views, load_representations, view_batches
+from models.representations import load_representations
+from models.views import Views, view_batches
 
 
 @dataclass(frozen=True)

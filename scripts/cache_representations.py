@@ -13,7 +13,8 @@ import numpy as np
 
 from models.augment import Augmentation
 from models.backbone import load_backbone
-from models.datasets import limited_index, open_dataset
+from models.dataset import limited_index
+from models.datasets import open_dataset
 from models.representations import cache_representations
 from scripts.common import add_compute_arguments, log_to_stderr, parser
 

@@ -23,7 +23,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from models.backbone import Backbone, classify, load_backbone
-from models.datasets import Dataset, limited_index, open_dataset, select
+from models.dataset import Dataset, limited_index, select
+from models.datasets import open_dataset
 from models.heads import TrainedHead, embed, load_head, predict
 from models.representations import cache_representations
 from scripts.common import (

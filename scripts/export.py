@@ -19,7 +19,8 @@ import numpy as np
 
 from models.backbone import load_backbone
 from models.calibration import load_calibration
-from models.datasets import limited_index, open_dataset
+from models.dataset import limited_index
+from models.datasets import open_dataset
 from models.export import export_bundle
 from models.heads import load_head
 from models.precision import Precision

@@ -71,7 +71,7 @@ def _arguments() -> argparse.ArgumentParser:
     model = arguments.add_argument_group("a timm model", "as for `candor import-backbone`")
     model.add_argument("--weights", type=Path, help=".safetensors, .pth (tensors only) or .npz, instead of a download")
     model.add_argument("--args", help="JSON arguments for timm.create_model")
-    model.add_argument("--classes", help="number of classes of its classifier (1000), or a file with one name per line")
+    model.add_argument("--classes", help="names of its classifier's classes: a file with one per line, or their number")
     model.add_argument("--size", type=int, help="input size in pixels, instead of the model's own")
     model.add_argument("--crop-pct", type=float, help="share of the short side kept by the centre crop")
     model.add_argument("--half-normalised", action="store_true", help="pixels in [-1, 1]: mean and std of one half")

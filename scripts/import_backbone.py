@@ -1,20 +1,22 @@
 """Make a backbone folder from a timm model: with its pretrained weights, those of a file, or those of a bundle.
 
     candor import-backbone vit_small_patch16_224.augreg_in21k --pretrained --out backbones/vit-small
-    candor import-backbone mobilenetv2_100 --args '{"pad_type": "same"}' --weights state_dict.npz --classes 1000 --out b
+    candor import-backbone mobilenetv2_100 --args '{"pad_type": "same"}' --weights state_dict.npz --out b
     candor import-backbone --bundle bundles/mine --out backbones/mine
 
 Weights from a file are read as tensors only: nothing is unpickled. A bundle says itself which model it holds, with what
-arguments and preprocessing, and what it was trained on; its classes are named by their numbers unless --classes names a
-file.
+arguments and preprocessing, and what it was trained on. The classes are those of the classifier among the weights, and
+named by their numbers unless --classes names a file.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from models.backbone import Backbone, create_backbone, read_state_dict, save_backbone
+from torch import Tensor
+
+from models.backbone import Backbone, classifier_weight, create_backbone, numbered, read_state_dict, save_backbone
 from models.recover import recover_backbone
 from scripts.common import json_object, log_to_stderr, parser
 
@@ -39,14 +41,21 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _created(options: argparse.Namespace) -> Backbone:
-    classes = _class_names(options.classes or "1000")
+    state = read_state_dict(options.weights) if options.weights else {}
+    classes = _class_names(options.classes) if options.classes else _classes_of(state, options.model)
     backbone = create_backbone(options.model, classes=classes, args=options.args, pretrained=options.pretrained)
     if options.weights:
         try:
-            backbone.module.load_state_dict(read_state_dict(options.weights))
+            backbone.module.load_state_dict(state)
         except RuntimeError as error:
             raise SystemExit(f"{options.weights} does not fit {options.model}: {error}") from error
     return backbone
+
+
+def _classes_of(state: Mapping[str, Tensor], model: str) -> tuple[str, ...] | None:
+    """The classes of the classifier among these weights, or None, for timm's own, where none is found there."""
+    weight = state.get(classifier_weight(model))
+    return None if weight is None else numbered(len(weight))
 
 
 def _recovered(options: argparse.Namespace) -> Backbone:
@@ -62,7 +71,7 @@ def _recovered(options: argparse.Namespace) -> Backbone:
 def _class_names(text: str) -> tuple[str, ...]:
     """The lines of a file, or as many numbers from 0."""
     if text.isdigit():
-        return tuple(str(number) for number in range(int(text)))
+        return numbered(int(text))
     return tuple(name for name in Path(text).read_text().split("\n") if name)
 
 
@@ -74,7 +83,7 @@ def _arguments() -> argparse.ArgumentParser:
     weights.add_argument("--pretrained", action="store_true", help="download timm's weights")
     weights.add_argument("--weights", type=Path, help=".safetensors, .pth (tensors only) or .npz")
     weights.add_argument("--bundle", type=Path, help="bundle folder, whose graph holds the weights")
-    arguments.add_argument("--classes", help="number of classes (1000), or a file with one name per line")
+    arguments.add_argument("--classes", help="a file with one class name per line, or their number")
     arguments.add_argument("--size", type=int, help="input size in pixels, instead of the model's own")
     arguments.add_argument("--crop-pct", type=float, help="share of the short side kept by the centre crop")
     arguments.add_argument("--half-normalised", action="store_true", help="pixels in [-1, 1]: mean and std of one half")

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from models.backbone import Backbone, save_backbone
 from models.bundle import file_sha256
-from models.datasets import Dataset, limited_index, open_dataset
+from models.dataset import Dataset, limited_index
+from models.datasets import open_dataset
 from models.heads import save_head
 from models.pvu import imported_backbone, imported_head, read_pvu
 from models.representations import cache_representations

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import GRAPH_FILE, MANIFEST_FILE, Bundle, Manifest, Reference, file_sha256, load_bundle
-from models.datasets import limited_index, open_dataset
+from models.dataset import limited_index
+from models.datasets import open_dataset
 from models.export import rounded
 from models.graph import open_graph
 from models.precision import Precision, PrecisionError, compare, lower_graph, require

@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.datasets import Dataset
+from models.dataset import Dataset
 from uncertainty import metrics
 
 

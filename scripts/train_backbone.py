@@ -22,11 +22,12 @@ from tqdm import tqdm
 
 from models.augment import Augmentation
 from models.backbone import classify, create_backbone, represent, save_backbone
-from models.datasets import limited_index, open_dataset, select
+from models.dataset import limited_index, select
+from models.datasets import open_dataset
 from models.losses import cosine_distillation
 from models.preprocess import Preprocessing
-from models.representations import Views, view_batches
 from models.schedule import warm_cosine
+from models.views import Views, view_batches
 from scripts.backbone_data import (
     Images,
     Schedule,

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.backbone import Backbone, create_backbone
-from models.datasets import Dataset, open_dataset
+from models.dataset import Dataset
+from models.datasets import open_dataset
 from models.preprocess import Preprocessing
 
 CLASSES = ("amber", "blue", "crimson", "green", "violet", "white")

@@ -8,7 +8,8 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageFilter
 
-from models.datasets import Dataset, open_dataset
+from models.dataset import Dataset
+from models.datasets import open_dataset
 
 NO_MATCH: Final = 0.1  # share of the queries
 

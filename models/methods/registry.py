@@ -62,7 +62,7 @@ METHODS: dict[str, Method] = {
     "elk": Method(ExpectedLikelihoodKernel, "ELK", published="ELK"),
     "nivmf": Method(NonIsotropicVMF, "nivMF", published="nivMF"),
     "hib": Method(Hib, "HIB", published="HIB"),
-    "hetxl": Method(HetXl, "HET-XL", {"samples": 8}, published="HET-XL"),
+    "hetxl": Method(HetXl, "HET-XL", published="HET-XL"),
     "losspred": Method(LossPrediction, "Losspred", published="Losspred"),
     "losspred-joint": Method(LossPrediction, "Losspred, joint gradient", {"gradient": "joint"}),
     "losspred-pcgrad": Method(LossPrediction, "Losspred, PCGrad", {"gradient": "joint"}, surgery=True),

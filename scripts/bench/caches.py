@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.augment import Augmentation
-from models.datasets import Dataset, limited_index, open_dataset, select
+from models.dataset import Dataset, limited_index, select
+from models.datasets import open_dataset
 from models.degrade import degrade
 from models.methods.fit import Examples, side_by_side
 from models.representations import Representations, cache_representations, load_representations

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.datasets import limited_index, open_dataset
+from models.dataset import limited_index
+from models.datasets import open_dataset
 from models.methods.base import Batch
 from models.methods.fit import Schedule
 from models.preprocess import Preprocessing, preprocess

@@ -48,7 +48,7 @@ def run_section(results: Results) -> str:
     described = [_text("images", sets, "images"), _text("classes", sets, "classes"), Column("for", roles, words=True)]
     parts = [
         f"## What was run\n\n```console\n$ {command}\n```",
-        "\n".join(f"- {line}" for line in [*_settings(results), *_unfinished(results)]),
+        "\n".join(f"- {line}" for line in [*_settings(results), *_cost(results), *_unfinished(results)]),
         table("backbone", [each["name"] for each in results["backbones"]], _backbone_columns(results["backbones"])),
         table("set", [each["name"] for each in sets], described),
     ]
@@ -67,6 +67,13 @@ def _settings(results: Results) -> list[str]:
         "images of each set",
         f"methods may be chosen on {listed(choosing) or 'no set'}; the other sets are only reported",
     ]
+
+
+def _cost(results: Results) -> list[str]:
+    """Absent from a summary of before it was measured."""
+    cost = results.get("cost", {})
+    minutes = "training and scoring from cached representations: {runs:,} runs, {minutes:.0f} minutes of one core"
+    return [minutes.format(runs=cost["runs"], minutes=cost["cpu_s"] / 60)] if cost else []
 
 
 def _unfinished(results: Results) -> list[str]:

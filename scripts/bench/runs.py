@@ -32,7 +32,7 @@ def perform(plan: Plan, run: Run) -> None:
     """Train, score and write; the figures come last, so that a run with figures is whole."""
     torch.set_num_threads(1)
     entrant = plan.entrant(run.entrant)
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     head = trained(plan, entrant, run)
     train_s = time.perf_counter() - started
     folder = plan.run_folder(run)
@@ -50,7 +50,7 @@ def perform(plan: Plan, run: Run) -> None:
         figures["sets"][data.name] = {**row, "us_per_image": us_per_image}
         kept |= {f"{data.name}/uncertainty": uncertainty, f"{data.name}/correct": correct}
     np.savez(folder / SCORES, allow_pickle=False, **kept)
-    write_json(folder / FIGURES, figures)
+    write_json(folder / FIGURES, figures | {"cpu_s": time.process_time() - cpu_started})
 
 
 def trained(plan: Plan, entrant: Entrant, run: Run) -> Head:

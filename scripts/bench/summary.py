@@ -4,6 +4,7 @@ The summary is a JSON object:
 
     command, commit     of the bench
     settings            seeds, epochs, views, sample, degradations and severities
+    cost                how many runs behind frozen backbones there are, and the seconds of one core that they took
     backbones           name, model, parameters, dimension, training images behind it, hash, data of its own training
     sets                name, images, classes, validation
     methods             a row for each backbone, method and set: every figure's mean over seeds, R-AUROC's interval and
@@ -48,6 +49,7 @@ def summary(plan: Plan, command: str, commit: str) -> dict[str, Any]:
             "kinds": KINDS,
             "severities": SEVERITIES,
         },
+        "cost": cost(plan),
         "backbones": [_backbone(plan, entrant) for entrant in plan.entrants],
         "sets": [_set(plan, data) for data in plan.sets],
         "methods": method_rows(plan),
@@ -63,6 +65,12 @@ def summary(plan: Plan, command: str, commit: str) -> dict[str, Any]:
         "curves": curves(plan),
         "trainable": trainable_rows(plan),
     }
+
+
+def cost(plan: Plan) -> dict[str, float]:
+    """Runs that are there, and the processor time that training and scoring took, caching apart."""
+    runs = [run for run in (*plan.runs(), *plan.scaling_runs()) if finished(plan, run)]
+    return {"runs": len(runs), "cpu_s": float(sum(figures_of(plan, run)["cpu_s"] for run in runs))}
 
 
 def _backbone(plan: Plan, entrant: Entrant) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from models.methods.registry import METHODS
 from scripts.bench import published
@@ -104,8 +105,9 @@ def _difference(by_seed: Seeds) -> str:
 
 
 def clear(differences: Seeds) -> bool:
-    """Whether the mean of paired differences by seed (s,) is more than two standard errors from zero."""
-    return bool(abs(mean(differences)) > 2.0 * deviation(differences) / np.sqrt(len(differences)))
+    """Whether the mean of paired differences by seed (s,) is not zero, by Student's t test at 5 %."""
+    limit = stats.t.ppf(0.975, len(differences) - 1) * deviation(differences) / np.sqrt(len(differences))
+    return bool(abs(mean(differences)) > limit)
 
 
 def conflict_verdict(differences: Mapping[str, Seeds]) -> str:

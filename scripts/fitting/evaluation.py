@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.augment import Augmentation, view
-from models.datasets import Dataset
+from models.dataset import Dataset
 from models.heads import embed
 from models.representations import Representations
 from scripts.bench.intervals import interval

@@ -9,7 +9,7 @@ import numpy as np
 
 from models.backbone import Backbone, load_backbone
 from models.bundle import load_bundle
-from models.datasets import Dataset
+from models.dataset import Dataset
 from models.heads import load_head
 from scripts.evaluate import HEAD
 from scripts.fitting.ledger import read_json

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from models.datasets import UNLABELLED, Dataset
+from models.dataset import Dataset
+from models.datasets import UNLABELLED
 from models.errors import UserError
 from models.selections import DatasetError
 from scripts.common import write_json

@@ -14,6 +14,7 @@ from torch import nn
 from models.backbone import (
     Backbone,
     BackboneError,
+    classifier_weight,
     classify,
     create_backbone,
     load_backbone,
@@ -226,6 +227,18 @@ def test_without_preprocessing_the_models_own_is_used() -> None:
     preprocessing = create_backbone("test_resnet", classes=("a",)).preprocessing
 
     assert preprocessing == Preprocessing(160, 0.95, "bilinear", (0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.mark.parametrize(("name", "count"), [("test_resnet", 1000), ("vit_tiny_patch16_224.augreg_in21k", 21843)])
+def test_without_classes_they_are_those_that_timm_knows_of(name: str, count: int) -> None:
+    backbone = create_backbone(name, classes=None)
+
+    assert backbone.classes == tuple(str(number) for number in range(count))
+    assert tensors(backbone)[classifier_weight(name)].shape[0] == count
+
+
+def test_a_model_that_timm_does_not_know_has_no_classifier_weight() -> None:
+    assert classifier_weight("no_such_model.tag") == ""
 
 
 @pytest.mark.parametrize(("name", "args"), [("no_such_model", {}), ("test_resnet", {"no_such_argument": 1})])

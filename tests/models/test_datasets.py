@@ -7,14 +7,8 @@ import pytest
 import torchvision
 from PIL import Image
 
-from models.datasets import (
-    UNLABELLED,
-    concatenate,
-    limited_index,
-    open_dataset,
-    select,
-    select_classes,
-)
+from models.dataset import concatenate, limited_index, select, select_classes
+from models.datasets import UNLABELLED, open_dataset
 from models.images import ImageLimits, decode_image
 from models.selections import DatasetError
 from tests.offline import CLASSES, encoded, packed_dataset, pictures, write_folder, write_packed

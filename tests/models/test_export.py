@@ -23,7 +23,7 @@ from models.methods.fit import Examples
 from models.methods.predicted_loss import PredictedLoss
 from models.methods.registry import METHODS
 from models.preprocess import preprocess
-from models.representations import representer
+from models.representer import representer
 from tests.models.conftest import fitted_head
 from tests.offline import TORCH, pictures, tiny_backbone
 from uncertainty.calibration import reference_quantiles

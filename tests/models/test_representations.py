@@ -12,9 +12,10 @@ from PIL import Image
 from models import representations
 from models.augment import Augmentation, view
 from models.backbone import Backbone, create_backbone, represent, represent_layers
-from models.datasets import Dataset, limited_index
+from models.dataset import Dataset, limited_index
 from models.preprocess import Preprocessing
-from models.representations import CacheError, cache_representations, load_representations, representer
+from models.representations import CacheError, cache_representations, load_representations
+from models.representer import representer
 from tests.offline import CLASSES, TORCH, packed_dataset, tensors, tiny_backbone
 
 

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.backbone import load_backbone
-from models.datasets import Dataset, limited_index, open_dataset, select
+from models.dataset import Dataset, limited_index, select
+from models.datasets import open_dataset
 from models.heads import embed, load_head, predict
 from models.preprocess import preprocess
-from models.representations import representer
+from models.representer import representer
 from scripts import evaluate, train_head
 from tests.offline import TORCH, pictures, write_packed
 from tests.scripts.conftest import IN_TORCH, Stages

@@ -17,7 +17,7 @@ from models.graph import open_graph
 from models.heads import load_head, predict
 from models.precision import PrecisionError
 from models.preprocess import preprocess
-from models.representations import representer
+from models.representer import representer
 from scripts import export
 from tests.offline import TORCH
 from tests.scripts.conftest import Stages

@@ -23,9 +23,9 @@ def weights(tmp_path: Path) -> Path:
     return tmp_path / "weights.safetensors"
 
 
-def imported(weights: Path, *more: str, classes: str = "6") -> Any:
+def imported(weights: Path, *more: str) -> Any:
     out = weights.parent / "backbone"
-    import_backbone.main(["test_resnet", "--weights", str(weights), "--classes", classes, "--out", str(out), *more])
+    import_backbone.main(["test_resnet", "--weights", str(weights), "--out", str(out), *more])
     return load_backbone(out)
 
 
@@ -71,7 +71,7 @@ def test_class_names_come_from_a_file(weights: Path, tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     names.write_text("a\nb\nc\nd e\nf\ng\n")
 
-    assert imported(weights, classes=str(names)).classes == ("a", "b", "c", "d e", "f", "g")
+    assert imported(weights, "--classes", str(names)).classes == ("a", "b", "c", "d e", "f", "g")
 
 
 def test_data_and_terms_are_recorded(weights: Path) -> None:
@@ -86,7 +86,16 @@ def test_arguments_reach_timm(weights: Path) -> None:
 
 def test_weights_that_do_not_fit_are_refused_by_name(weights: Path) -> None:
     with pytest.raises(SystemExit, match=r"weights\.safetensors does not fit test_resnet: (?s:.*)size mismatch"):
-        imported(weights, classes="7")
+        imported(weights, "--classes", "7")
+
+
+def test_weights_without_a_classifier_are_refused_by_name(tmp_path: Path) -> None:
+    save_file(
+        {key: value for key, value in STATE.items() if not key.startswith("fc.")}, tmp_path / "weights.safetensors"
+    )
+
+    with pytest.raises(SystemExit, match=r'does not fit test_resnet: (?s:.*)"fc\.weight"'):
+        imported(tmp_path / "weights.safetensors")
 
 
 def test_a_model_that_timm_does_not_know_is_refused(weights: Path) -> None:

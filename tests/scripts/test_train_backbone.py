@@ -11,8 +11,10 @@ from PIL import Image
 
 from models.augment import Augmentation, view
 from models.backbone import Backbone, classify, load_backbone, represent
-from models.datasets import Dataset, limited_index, open_dataset
-from models.representations import cache_representations, representer
+from models.dataset import Dataset, limited_index
+from models.datasets import open_dataset
+from models.representations import cache_representations
+from models.representer import representer
 from scripts import backbone_data, train_backbone
 from scripts.backbone_data import Images, Schedule
 from scripts.train_backbone import accuracy, train

@@ -280,6 +280,22 @@ def test_classes_start_at_the_mean_of_their_images(make: Make) -> None:
     assert float(direction[3].norm()) == pytest.approx(1.0, abs=1e-6)
 
 
+@pytest.mark.parametrize("projection", [8, 32, 128])
+def test_nivmf_starts_where_samples_tell_the_likelihoods_of_classes(projection: int) -> None:
+    head = made(NonIsotropicVMF, projection)
+    assert isinstance(head, NonIsotropicVMF)
+    direction, concentration = F.normalize(head.direction.detach(), dim=1), head.log_concentration.detach().exp()
+    with torch.inference_mode():
+        mean, kappa = head.distribution(batch(64, double=False).features[0])
+    exact = log_expected_likelihood(mean, kappa, direction, concentration[:, 0])  # while all concentrations are equal
+
+    density = log_nivmf(sample_vmf(mean, kappa, head.samples), direction, concentration)  # (s, b, c)
+    error = density.logsumexp(dim=0) - math.log(head.samples) - exact  # (b, c)
+
+    assert abs(float(error.mean())) < 0.5
+    assert float((error - error.mean(dim=1, keepdim=True)).square().mean().sqrt()) < 0.7  # between classes
+
+
 def test_nivmf_learns_to_tell_classes_apart() -> None:
     training, _ = examples(800)
     unseen, _ = examples(200, seed=1)
@@ -296,11 +312,12 @@ def test_nivmf_learns_to_tell_classes_apart() -> None:
     assert float((density.argmax(dim=1).numpy() == unseen.labels).mean()) > 0.9
 
 
-def test_elk_uncertainty_follows_the_noise_that_blurs_classes() -> None:
+@pytest.mark.parametrize(("make", "projection"), [(ExpectedLikelihoodKernel, 32), (NonIsotropicVMF, 128)])
+def test_uncertainty_follows_the_noise_that_blurs_classes(make: Make, projection: int) -> None:
     training, _ = examples(1600)
     unseen, noise = examples(400, seed=1)
     torch.manual_seed(0)
-    head = ExpectedLikelihoodKernel(SIZES, projection=32)
+    head = make(SIZES, projection=projection)
     head.prepare(*training.clean(1000, 0))
     schedule = Schedule(epochs=6, batch_size=64)
 

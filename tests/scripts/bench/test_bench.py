@@ -68,6 +68,14 @@ def test_every_method_and_set_has_a_row_and_the_report_is_there(plan: Plan, resu
     assert {row["images"] for row in results["scaling"]} == {20}
 
 
+def test_the_cost_is_the_processor_time_of_all_runs(plan: Plan, results: dict[str, Any]) -> None:
+    each = [json.loads(path.read_text())["cpu_s"] for path in plan.out.glob("runs/**/figures.json")]
+
+    assert results["cost"] == {"runs": 9, "cpu_s": pytest.approx(sum(each))}
+    assert min(each) > 0
+    assert "9 runs, " in (plan.out / "report.md").read_text()
+
+
 def test_figures_are_those_of_the_scores_that_are_kept(plan: Plan, results: dict[str, Any]) -> None:
     labels = open_cache(plan, plan.entrants[0], "test").labels
     row = next(r for r in results["methods"] if (r["method"], r["set"]) == ("losspred", "test"))

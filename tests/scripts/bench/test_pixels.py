@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from models.backbone import create_backbone, represent
-from models.datasets import limited_index, open_dataset
+from models.dataset import limited_index
+from models.datasets import open_dataset
 from models.methods.base import Batch
 from models.methods.fit import Schedule
 from models.preprocess import Preprocessing, preprocess

@@ -189,6 +189,14 @@ def test_the_command_can_be_copied_and_every_set_says_what_it_was_for(
         assert told in text
 
 
+def test_the_cost_is_told_where_it_was_measured() -> None:
+    results = example_results(backbones=BACKBONES[:1], methods=FEW, sets=REPORTED[:1], seeds=2)
+    told = "- training and scoring from cached representations: 1,315 runs, 31 minutes of one core\n"
+    assert told not in report(results, {})
+
+    assert told in report(results | {"cost": {"runs": 1315, "cpu_s": 1860.0}}, {})
+
+
 def test_methods_with_fewer_seeds_than_asked_for_are_named() -> None:
     results = example_results(backbones=BACKBONES[:1], methods=FEW, sets=REPORTED[:1], seeds=2)
     assert "unfinished" not in report(results, {})

@@ -2,10 +2,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from models.methods.registry import METHODS
 from scripts.bench.report import report
-from scripts.bench.trends import by_epoch, conflict_verdict
+from scripts.bench.trends import by_epoch, clear, conflict_verdict
 from tests.scripts.bench.example_results import BACKBONES, SETS, example_results
 from tests.scripts.bench.markdown import Table, shown, tables
 
@@ -99,3 +100,8 @@ def test_scaling_shows_every_size_and_all_training_images(results: dict[str, Any
             assert cell == f"{shown(float(np.mean(by_seed)))} ± {shown(float(np.std(by_seed, ddof=1)))}"
         whole = [r["r_auroc"] for r in results["methods"] if r["method"] == method and r["set"] in REPORTED]
         assert cells[-1].split()[0] == shown(float(np.mean(whole)))
+
+
+@pytest.mark.parametrize("differences", [LOWER, NOISE, HIGHER, np.array([0.011, 0.031, 0.025]), np.array([0.02, 0.03])])
+def test_a_difference_is_clear_where_a_t_test_says_so(differences: np.ndarray) -> None:
+    assert clear(differences) == (ttest_1samp(differences, 0.0).pvalue < 0.05)

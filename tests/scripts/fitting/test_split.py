@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.datasets import UNLABELLED, Dataset, open_dataset
+from models.dataset import Dataset
+from models.datasets import UNLABELLED, open_dataset
 from models.selections import DatasetError
 from scripts.fitting.split import (
     INSTANCES,
