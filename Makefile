@@ -33,7 +33,7 @@ serve: $(SERVE)/.ready ## Serve the bundle over HTTP (ARGS="--help" for options,
 
 test: $(DEV)/.ready ## Run the tests (PYTEST_ARGS="-k name")
 	@echo "==> pytest $(PYTEST_ARGS)"
-	@$(DEV)/bin/pytest $(PYTEST_ARGS)
+	@$(DEV)/bin/pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 engines: .venv/milvus/.ready ## Install the Milvus server that the tests of it run (Linux on x86-64)
 
