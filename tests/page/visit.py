@@ -20,10 +20,14 @@ class Visit:
         self.requests: list[Request] = []
         self.unanswered: list[str] = []
         self._faults: list[str] = []
-        page.on("request", lambda request: self.requests.append(request))
+        page.on("request", self._count)
         page.on("pageerror", lambda error: self._faults.append(f"uncaught: {error}"))
         page.on("requestfailed", lambda request: self.unanswered.append(f"{request.url}: {request.failure}"))
         page.on("console", lambda message: self._note(message.text))
+
+    def _count(self, request: Request) -> None:
+        if not request.url.startswith(("blob:", "data:")):  # which the page holds itself
+            self.requests.append(request)
 
     def _note(self, text: str) -> None:
         if "Content Security Policy" in text or "Permissions Policy" in text:
@@ -33,8 +37,7 @@ class Visit:
         """Nothing was thrown, nothing broke the content security policy, and nobody else was asked for anything."""
         assert self._faults == []
         origin = urlsplit(self.url)
-        others = [request.url for request in self.requests if not request.url.startswith(("blob:", "data:"))]
-        assert {urlsplit(url)[:2] for url in others} == {origin[:2]}
+        assert {urlsplit(request.url)[:2] for request in self.requests} == {origin[:2]}
 
     def sent(self, method: str, path: str) -> list[Request]:
         """The requests of that method whose path is, or begins with, that one."""
