@@ -13,7 +13,20 @@ from models.bundle import Bundle
 from service import session as session_module
 from service.session import open_session
 from service.settings import Device, Settings
-from service.tuning import Layout, Point, Tuning, cache_folder, carried, choose, keep, key_of, layouts, measure, recall
+from service.tuning import (
+    HANDED_OVER_S,
+    Layout,
+    Point,
+    Tuning,
+    cache_folder,
+    carried,
+    choose,
+    keep,
+    key_of,
+    layouts,
+    measure,
+    recall,
+)
 
 
 def points(threads: int, lanes: int, cpu_ms: float = 0.0, **images_per_s: float) -> list[Point]:
@@ -52,7 +65,7 @@ def test_what_is_carried_is_what_the_cores_can_both_decode_and_run() -> None:
     light = points(1, 1, cpu_ms=0.5, b1=2000)[0]
     heavy = points(1, 1, cpu_ms=40.0, b1=25)[0]
 
-    assert carried(light, cores=2, decode_s=0.002) == pytest.approx(800)
+    assert carried(light, cores=2, decode_s=0.002) == pytest.approx(2 / (0.0025 + HANDED_OVER_S))
     assert carried(heavy, cores=2, decode_s=0.002) == 25
 
 
@@ -134,10 +147,16 @@ def test_what_runs_beside_is_measured_with_it_and_a_points_rate_is_of_one() -> N
 def test_what_was_measured_with_decoding_carries_what_it_ran() -> None:
     alone = Point(1, 2, 1, 500.0, 4.0)
     together = Point(1, 2, 1, 300.0, 6.6, decoding=True)
-    assert carried(alone, 2, 0.004) == pytest.approx(250.0)
+    assert carried(alone, 2, 0.004) == pytest.approx(2 / (0.008 + HANDED_OVER_S))
     assert carried(together, 2, 0.004) == 300.0
     heavy_lone = [Point(2, 1, 1, 100.0, 20.0), Point(1, 2, 1, 100.0, 20.0, decoding=True)]
     assert choose(heavy_lone, 2, 0.001).threads == 2  # 11 ms for a lone image, against 20
+
+
+def test_what_images_cost_from_thread_to_thread_is_not_forgotten() -> None:
+    """As measured: alike without it, and a third apart in the server."""
+    apart, together = Point(1, 1, 1, 3100.0, 0.32), Point(1, 2, 1, 1100.0, 1.8, decoding=True)
+    assert choose([apart, together], 2, 0.0015).lanes == 2
 
 
 def test_lanes_that_decode_are_measured_decoding(
