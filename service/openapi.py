@@ -8,8 +8,10 @@ from typing import Any, Final, Literal
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from service.kserve.schemas import KServeError
+from service.openai_schemas import OpenAIError
 from service.rendering import JSON, PROBLEM_JSON
-from service.schemas import KServeError, OpenAIError, ProblemBody
+from service.schemas import ProblemBody
 
 Protocol = Literal["rfc9457", "openai", "kserve"]
 """Whose shape an error has."""

@@ -5,7 +5,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
+    """An object of an answer, whose members are all known."""
+
     model_config = ConfigDict(extra="forbid")
 
 
@@ -19,7 +21,7 @@ class ProblemBody(BaseModel):
     request_id: str | None = Field(default=None, description="Absent in the error of one image among many.")
 
 
-class ThresholdBody(_Answer):
+class ThresholdBody(Answer):
     """The bound on uncertainty that held, and where it came from; at most one of the two is not null."""
 
     uncertainty: float | None = Field(description="Raw uncertainty above which candor abstains.")
@@ -27,7 +29,7 @@ class ThresholdBody(_Answer):
     source: Literal["request", "settings", "policy", "none"]
 
 
-class TimingBody(_Answer):
+class TimingBody(Answer):
     """Milliseconds per stage, of the slowest image where there are several."""
 
     decode: float
@@ -35,7 +37,7 @@ class TimingBody(_Answer):
     inference: float
 
 
-class EmbedResult(_Answer):
+class EmbedResult(Answer):
     """One image's embedding and how sure it is."""
 
     status: Literal["ok"]
@@ -50,14 +52,14 @@ class EmbedResult(_Answer):
     abstained: bool = Field(description="Whether the uncertainty is above the threshold.")
 
 
-class FailedResult(_Answer):
+class FailedResult(Answer):
     """One image that failed alone."""
 
     status: Literal["error"]
     error: ProblemBody
 
 
-class EmbedAnswer(_Answer):
+class EmbedAnswer(Answer):
     """One result per image, in the order they were sent."""
 
     bundle: str
@@ -67,14 +69,14 @@ class EmbedAnswer(_Answer):
     timing_ms: TimingBody
 
 
-class QueryBody(_Answer):
+class QueryBody(Answer):
     """How sure candor is of the query; null for a vector, which says nothing of its image."""
 
     uncertainty: float | None
     percentile: float | None
 
 
-class MatchBody(_Answer):
+class MatchBody(Answer):
     """An item near the query."""
 
     id: str
@@ -84,7 +86,7 @@ class MatchBody(_Answer):
     payload: dict[str, Any]
 
 
-class RemovedBody(_Answer):
+class RemovedBody(Answer):
     """How many of the `limit` nearest items each condition took out; each counts once, under the first it failed."""
 
     by_filter: int
@@ -92,7 +94,7 @@ class RemovedBody(_Answer):
     by_score: int
 
 
-class GuaranteeBody(_Answer):
+class GuaranteeBody(Answer):
     """What is certified about accepted matches; `none`, and nothing else, without a policy."""
 
     status: Literal["none", "valid", "stale", "alarm"]
@@ -107,7 +109,7 @@ class GuaranteeBody(_Answer):
     reasons: list[str] = Field(default=[], description="What speaks against the promise, where it is not valid.")
 
 
-class RetrieveThresholds(_Answer):
+class RetrieveThresholds(Answer):
     """The bounds on uncertainty that held for the query and for the items."""
 
     query: ThresholdBody
@@ -120,7 +122,7 @@ class RetrieveTiming(TimingBody):
     search: float
 
 
-class RetrieveAnswer(_Answer):
+class RetrieveAnswer(Answer):
     """The nearest items, or none and the reasons why."""
 
     decision: Literal["match", "abstain"]
@@ -137,7 +139,7 @@ class RetrieveAnswer(_Answer):
     timing_ms: RetrieveTiming
 
 
-class AuditsBody(_Answer):
+class AuditsBody(Answer):
     """What feedback says of a promise: alarmed once either statistic is above what a healthy run reaches."""
 
     count: int
@@ -147,7 +149,7 @@ class AuditsBody(_Answer):
     alarmed_at: float | None = Field(description="Seconds of the epoch.")
 
 
-class CertificateBody(_Answer):
+class CertificateBody(Answer):
     """The threshold on the score that keeps a promise; none where it could not be certified."""
 
     threshold: float | None
@@ -158,14 +160,14 @@ class CertificateBody(_Answer):
     labels_needed: int | None = Field(description="Where it is not feasible: about how many labels it would take.")
 
 
-class SetBody(_Answer):
+class SetBody(Answer):
     """How many matches hold a relevant one, for queries of an uncertainty above an edge."""
 
     above: float | None
     k: int | None = Field(description="Null where no number that was labelled would do.")
 
 
-class CertifiedBody(_Answer):
+class CertifiedBody(Answer):
     """A promise, and what keeps it."""
 
     alpha: float
@@ -177,7 +179,7 @@ class CertifiedBody(_Answer):
     audits: AuditsBody
 
 
-class ReliabilityBody(_Answer):
+class ReliabilityBody(Answer):
     """Queries of like probability: what was predicted, what came out, and how many they are."""
 
     predicted: float
@@ -185,7 +187,7 @@ class ReliabilityBody(_Answer):
     queries: int
 
 
-class SelectiveRiskBody(_Answer):
+class SelectiveRiskBody(Answer):
     """What thresholds on one score come to: accepting up to each, the share accepted, and the share of those wrong."""
 
     threshold: list[float]
@@ -193,7 +195,7 @@ class SelectiveRiskBody(_Answer):
     risk: list[float]
 
 
-class QualityBody(_Answer):
+class QualityBody(Answer):
     """How good the score was on the certification queries."""
 
     queries: int
@@ -206,7 +208,7 @@ class QualityBody(_Answer):
     )
 
 
-class DriftBody(_Answer):
+class DriftBody(Answer):
     """One input of the queries asked since, in windows, against the certification queries."""
 
     looks: int
@@ -215,14 +217,14 @@ class DriftBody(_Answer):
     alarmed_at: float | None = Field(description="Seconds of the epoch.")
 
 
-class PolicyGalleryBody(_Answer):
+class PolicyGalleryBody(Answer):
     """The gallery that a policy was certified against."""
 
     items: int
     hash: str
 
 
-class PolicyBody(_Answer):
+class PolicyBody(Answer):
     """A certified policy and whether it still holds."""
 
     name: str
@@ -239,13 +241,13 @@ class PolicyBody(_Answer):
     drift: dict[str, DriftBody]
 
 
-class PoliciesBody(_Answer):
+class PoliciesBody(Answer):
     """Every policy."""
 
     policies: list[PolicyBody]
 
 
-class FeedbackAnswer(_Answer):
+class FeedbackAnswer(Answer):
     """What a judged answer came to."""
 
     policy: str
@@ -255,7 +257,7 @@ class FeedbackAnswer(_Answer):
     alarm: bool
 
 
-class StoredBody(_Answer):
+class StoredBody(Answer):
     """An item that is now on disk."""
 
     status: Literal["ok"] = "ok"
@@ -264,7 +266,7 @@ class StoredBody(_Answer):
     percentile: float
 
 
-class RefusedBody(_Answer):
+class RefusedBody(Answer):
     """An item that was not stored."""
 
     status: Literal["error"]
@@ -272,7 +274,7 @@ class RefusedBody(_Answer):
     error: ProblemBody
 
 
-class StoredMany(_Answer):
+class StoredMany(Answer):
     """One result per item, in the order they were sent."""
 
     stored: int
@@ -280,7 +282,7 @@ class StoredMany(_Answer):
     results: list[StoredBody | RefusedBody]
 
 
-class ItemBody(_Answer):
+class ItemBody(Answer):
     """An item of the gallery."""
 
     id: str
@@ -295,7 +297,7 @@ class ItemWithEmbedding(ItemBody):
     embedding: list[float] | str
 
 
-class GalleryPage(_Answer):
+class GalleryPage(Answer):
     """The gallery, and one page of its items from the least to the most uncertain."""
 
     count: int = Field(description="Items in the gallery.")
@@ -309,13 +311,13 @@ class GalleryPage(_Answer):
     items: list[ItemBody]
 
 
-class Deleted(_Answer):
+class Deleted(Answer):
     """How many items were deleted."""
 
     deleted: int
 
 
-class ReferenceBody(_Answer):
+class ReferenceBody(Answer):
     """The reference set, and evenly spaced quantiles of each score over it, which percentiles are read from."""
 
     dataset: str
@@ -324,7 +326,7 @@ class ReferenceBody(_Answer):
     novelty: list[float]
 
 
-class HubBody(_Answer):
+class HubBody(Answer):
     """Where on the hub a bundle comes from."""
 
     repository: str
@@ -332,7 +334,7 @@ class HubBody(_Answer):
     commit: str
 
 
-class ModelBody(_Answer):
+class ModelBody(Answer):
     """What is served, and within which limits."""
 
     bundle: str
@@ -354,14 +356,14 @@ class ModelBody(_Answer):
     version: str
 
 
-class ModelsBody(_Answer):
+class ModelsBody(Answer):
     """Every bundle that is served, the default one first."""
 
     default: str
     models: list[ModelBody]
 
 
-class ChangedBundle(_Answer):
+class ChangedBundle(Answer):
     """A bundle that a reload changed: its hash before and after, null where it was or is not served."""
 
     bundle: str
@@ -369,176 +371,14 @@ class ChangedBundle(_Answer):
     after: str | None
 
 
-class ReloadAnswer(_Answer):
+class ReloadAnswer(Answer):
     """What came of a reload."""
 
     status: Literal["reloaded", "asked"] = Field(description="`asked`: of several workers, each by itself.")
     changed: list[ChangedBundle] | None = Field(description="Null where only asked.")
 
 
-class HealthBody(_Answer):
+class HealthBody(Answer):
     """A probe's answer."""
 
     status: Literal["ok", "loading", "ready"]
-
-
-class OpenAIErrorBody(_Answer):
-    """What went wrong, as OpenAI's clients read it."""
-
-    message: str = Field(description="What went wrong this time, and what to do.")
-    type: str = Field(examples=["invalid_request_error"])
-    param: str | None = Field(description="The member of the request at fault, where it is one.", examples=["input[3]"])
-    code: str = Field(description="The `type` that the same error has elsewhere.", examples=["undecodable_image"])
-
-
-class OpenAIError(_Answer):
-    """An error below /v1."""
-
-    error: OpenAIErrorBody
-
-
-class OpenAIUsage(_Answer):
-    """Images, where OpenAI counts tokens."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
-class OpenAIEmbedding(_Answer):
-    """One image's embedding as OpenAI has it, and how sure it is."""
-
-    object: Literal["embedding"]
-    index: int
-    embedding: list[float] | str | None = Field(
-        description="D numbers of unit L2 norm; base64 of D little-endian float32 with `encoding_format=base64`; "
-        "null when abstained with `on_abstain=omit`."
-    )
-    uncertainty: float
-    percentile: float
-    novelty: float
-    novelty_percentile: float
-    abstained: bool
-
-
-class OpenAIEmbeddings(_Answer):
-    """One embedding per image, in the order they were sent."""
-
-    object: Literal["list"]
-    data: list[OpenAIEmbedding]
-    model: str = Field(description="The bundle's name.")
-    usage: OpenAIUsage
-
-
-class OpenAIModel(_Answer):
-    """A served bundle."""
-
-    id: str
-    object: Literal["model"]
-    created: int = Field(description="When the bundle was made, seconds of the epoch; 0 where it does not say.")
-    owned_by: Literal["candor"]
-
-
-class OpenAIModels(_Answer):
-    """Every served bundle, the default one first."""
-
-    object: Literal["list"]
-    data: list[OpenAIModel]
-
-
-class KServeError(_Answer):
-    """An error below /v2."""
-
-    error: str = Field(description="What went wrong and what to do, with the `type` that it has elsewhere.")
-
-
-class KServeLive(_Answer):
-    """Whether the process can do its work."""
-
-    live: bool
-
-
-class KServeReady(_Answer):
-    """Whether requests are welcome."""
-
-    ready: bool
-
-
-class KServeModelReady(_Answer):
-    """Whether a bundle is served."""
-
-    name: str
-    ready: bool
-
-
-class KServeServer(_Answer):
-    """What server this is."""
-
-    name: Literal["candor"]
-    version: str
-    extensions: list[str]
-
-
-class KServeTensor(_Answer):
-    """An input or an output of a bundle."""
-
-    name: str
-    datatype: str
-    shape: list[int] = Field(description="-1 is any number of images.")
-
-
-class KServeModel(_Answer):
-    """What a bundle takes and gives."""
-
-    name: str
-    versions: list[str] = Field(description="The bundle's hash, alone.")
-    platform: str
-    inputs: list[KServeTensor]
-    outputs: list[KServeTensor]
-
-
-class KServeIndexEntry(_Answer):
-    """A served bundle."""
-
-    name: str
-    version: str
-    state: Literal["READY"]
-    reason: str
-
-
-class KServeOutput(_Answer):
-    """An output of an inference: with `data`, or with `parameters.binary_data_size` bytes after the JSON."""
-
-    name: str
-    datatype: str
-    shape: list[int]
-    data: list[float | bool | None] | None = None
-    parameters: dict[str, int] | None = None
-
-
-class KServeInference(_Answer):
-    """The outputs of an inference."""
-
-    model_name: str
-    model_version: str
-    id: str | None = None
-    outputs: list[KServeOutput]
-
-
-class KServeConfigured(_Answer):
-    """An input or an output of a bundle, as Triton configures it."""
-
-    name: str
-    data_type: str
-    dims: list[int]
-    optional: bool | None = None
-
-
-class KServeConfig(_Answer):
-    """A bundle, as Triton configures a model."""
-
-    name: str
-    platform: str
-    backend: str
-    max_batch_size: int = Field(description="0: shapes say for themselves that they take batches.")
-    input: list[KServeConfigured]
-    output: list[KServeConfigured]

@@ -13,10 +13,10 @@ from service.intake import off_loop_if_large, query_fields, read_body, refuse_co
 from service.kserve.paths import of_bundle, services_in
 from service.kserve.request import LENGTH_HEADER, Inference, InferFields, parse_inference
 from service.kserve.response import encode_response, output_arrays
+from service.kserve.schemas import KServeInference
 from service.lifecycle import Services
 from service.openapi import IMAGE, PICTURE, READING, errors, inlined
 from service.rendering import JSON
-from service.schemas import KServeInference
 
 OCTETS: Final = "application/octet-stream"
 EXAMPLE: Final = {

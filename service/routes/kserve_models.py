@@ -10,9 +10,7 @@ from fastapi import APIRouter, Request
 
 from service.kserve.describe import config, metadata
 from service.kserve.paths import of_bundle, services_in
-from service.lifecycle import lifecycle_of, served
-from service.openapi import errors, package_version
-from service.schemas import (
+from service.kserve.schemas import (
     KServeConfig,
     KServeIndexEntry,
     KServeLive,
@@ -21,6 +19,8 @@ from service.schemas import (
     KServeReady,
     KServeServer,
 )
+from service.lifecycle import lifecycle_of, served
+from service.openapi import errors, package_version
 
 EXTENSIONS: Final = ("binary_tensor_data", "model_configuration", "model_repository")
 OF_PROBE, OF_SERVER, OF_MODEL = (

@@ -10,9 +10,9 @@ from service.answering import AbstainOptions, all_or_fail, answer_images, as_mem
 from service.errors import InvalidOption
 from service.intake import describe_errors, read_json
 from service.lifecycle import Services, services_of
+from service.openai_schemas import OpenAIEmbeddings
 from service.openapi import PICTURE, READING, errors, inlined
 from service.rendering import JSON
-from service.schemas import OpenAIEmbeddings
 from service.vectors import Encoding
 
 EXAMPLE: Final = {"model": "default", "input": [PICTURE], "max_percentile": 0.9}

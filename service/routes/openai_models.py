@@ -6,8 +6,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from service.lifecycle import Services, served, services_of
+from service.openai_schemas import OpenAIModel, OpenAIModels
 from service.openapi import errors
-from service.schemas import OpenAIModel, OpenAIModels
 
 router = APIRouter(tags=["openai"])
 

@@ -19,7 +19,7 @@ from models.bundle import Bundle
 from models.images import ImageLimits, decode_image
 from models.preprocess import preprocess
 from service.cores import usable_cores
-from service.schemas import KServeConfig, KServeError, KServeInference, KServeModel
+from service.kserve.schemas import KServeConfig, KServeError, KServeInference, KServeModel
 from tests.service import bundle_factory
 from tests.service.callers import give_key
 from tests.service.conftest import Start

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from models.bundle import Bundle
-from service.schemas import OpenAIEmbeddings, OpenAIError
+from service.openai_schemas import OpenAIEmbeddings, OpenAIError
 from tests.service.callers import give_key
 from tests.service.conftest import Running, Start
 from tests.service.fakes import GatedSession
