@@ -24,6 +24,7 @@ from tests.service.bundle_factory import make_bundle
 from tests.service.callers import give_key
 from tests.service.images import flat, png
 from tests.service.process import PATIENCE_S, REPOSITORY, Server
+from tests.service.test_process import wait_until
 
 ODD = 'a "quoted" ü\u2028 name; x=1.png'
 Serve = Callable[..., AbstractContextManager[Server]]
@@ -178,7 +179,8 @@ def test_a_server_that_stays_busy_is_given_up(serve: Serve, tmp_path: Path) -> N
             unfinished.sendall(
                 b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\nx"
             )
-            time.sleep(0.5)
+            with Client(base_url=server.url, timeout=PATIENCE_S) as client:  # which counts itself
+                wait_until(lambda: "candor_requests_in_flight 2.0" in client.get("/metrics").text)
             server.terminate()
             with pytest.raises(ApiError, match="answered 503"):
                 add(folder, "--server", server.url, "--patience", 0.1)
